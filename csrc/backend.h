@@ -1,0 +1,194 @@
+/* The one table between mathematics and machines.
+ *
+ * Purpose: csrc/nn and csrc/bridge call these functions and know no device; csrc/cpu (and csrc/cuda)
+ * fill the table. Pointers are device memory unless said otherwise; matrices are row-major float32.
+ * Ownership: nothing here keeps a pointer. Threads: each function may run on several workers at once
+ * on memory of their own; a CPU function is single-threaded, a GPU function is queued on `stream`.
+ *
+ * Rows are padded: a row of n numbers has a pitch of at least dsb_pitch(n) floats, so that kernels load
+ * and store whole vectors and need no tails. What stands in the padding is finite in forward passes
+ * and is never read back into a result. A row's result does not depend on the rows beside it.
+ *
+ * "beta" is 0 (overwrite) or 1 (accumulate) and says what a backward function does to its output.
+ */
+#ifndef DSB_BACKEND_H
+#define DSB_BACKEND_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/pool.h"
+#include "base/status.h"
+#include "base/tensor.h"
+
+#define DSB_PANEL 16 /* columns of a weight panel, and the unit of a row's pitch, in floats */
+
+static inline int64_t
+dsb_pitch(int64_t n)
+{
+    return (n + DSB_PANEL - 1) / DSB_PANEL * DSB_PANEL;
+}
+
+typedef struct dsb_stream dsb_stream; /* a queue of the device; NULL on the CPU */
+
+typedef enum dsb_activation { DSB_IDENTITY, DSB_LEAKY_RELU, DSB_SILU } dsb_activation;
+
+/* How a net's output o becomes the mean of the next state: o, x + o, or x + g o. */
+typedef enum dsb_output { DSB_OUTPUT_MEAN, DSB_OUTPUT_STEP, DSB_OUTPUT_DRIFT } dsb_output;
+
+/* Sinusoidal embeddings of width 2h: [sin, cos] with frequencies 10000^(-i/(h-1)), as the released MLP,
+ * or [cos, sin] with 10000^(-i/h), as improved-diffusion. */
+typedef enum dsb_embedding { DSB_EMBED_SIN_COS, DSB_EMBED_COS_SIN } dsb_embedding;
+
+/* Rows of a data set: value * scale + shift. */
+typedef struct dsb_rows {
+    const void *data; /* [n, dim], C order */
+    dsb_dtype dtype;  /* float32 or uint8 */
+    int64_t n, dim;
+    float scale, shift;
+} dsb_rows;
+
+/* Where a Philox draw stands: see base/philox.h. */
+typedef struct dsb_draw {
+    uint64_t seed;
+    uint32_t stream; /* dsb_stream_word() */
+    uint32_t step;
+    uint32_t sample; /* of the first row; rows count upwards */
+} dsb_draw;
+
+/* A window of the cache: `units` training rows in memory, each `row` floats:
+ * x[dim] | target[dim] | t | weight | id of the source row (the bits of a uint32). */
+typedef struct dsb_window {
+    float *rows;
+    int64_t dim;
+} dsb_window;
+
+static inline int64_t
+dsb_window_row(int64_t dim)
+{
+    return 2 * dim + 3;
+}
+
+/* The order in which a window is read: position p stands for unit permute(p mod units) of pass p / units.
+ * `group` neighbouring rows (1, or 2 for antithetic pairs) make a unit. */
+typedef struct dsb_read_order {
+    uint64_t seed;
+    uint32_t stream; /* dsb_stream_word(DSB_STREAM_SHUFFLE, half-bridge) */
+    uint32_t window; /* number of the window; the pass is added in the high byte of `step` */
+    int64_t units;   /* read in each pass */
+    int64_t stored;  /* units in the window, >= units */
+    int group;
+} dsb_read_order;
+
+/* What changes from step to step. Lives in device memory, so that a recorded step can be replayed. */
+typedef struct dsb_step {
+    double norm_squared; /* of the gradient, set by the trainer from the partial sums */
+    float rate;          /* learning rate / (1 - beta1^t) */
+    float root;          /* 1 / sqrt(1 - beta2^t) */
+    float clip;          /* factor that brings the gradient's norm to the bound, at most 1 */
+} dsb_step;
+
+typedef struct dsb_adam {
+    float beta1, beta2, epsilon;
+    float ema; /* 0: no average is kept */
+} dsb_adam;
+
+typedef struct dsb_backend {
+    const char *name; /* "cpu" */
+    const char *isa;  /* instruction set: "x86-64-v4", ... */
+    dsb_device device;
+
+    /* ---- memory and work ---- */
+    dsb_status (*alloc)(size_t bytes, void *out) DSB_MUST_CHECK; /* zeroed, 64-byte aligned */
+    void (*free)(void *block);
+    void (*upload)(void *to, const void *from, size_t bytes);   /* host to device */
+    void (*download)(void *to, const void *from, size_t bytes); /* device to host */
+    int (*workers)(void);                                      /* how many tasks run at once */
+    void (*parallel)(int max_workers, int64_t n, dsb_task run, void *context);
+
+    /* ---- linear: y = x W^T + b, W [n_out, n_in] as PyTorch keeps it ----
+     * A packed copy in panels of DSB_PANEL columns is made once per change of W and shared by workers:
+     * forward [ceil(n_out/16)][n_in][16], zero beyond n_out; transposed [ceil(n_in/16)][n_out][16]. */
+    void (*linear_pack)(dsb_stream *, int n_in, int n_out, const float *w, float *packed);
+    void (*linear_pack_transposed)(dsb_stream *, int n_in, int n_out, const float *w, float *packed);
+    /* y = act(z), z = x W^T + b; z is stored too where `z` is not NULL (same pitch as y). */
+    void (*linear_forward)(dsb_stream *, int rows, int n_in, int n_out, const float *x, int64_t ldx,
+                           const float *packed, const float *b, dsb_activation act, float slope,
+                           float *z, int64_t ldz, float *y, int64_t ldy);
+    /* dx = dy W (+ dx) */
+    void (*linear_backward_input)(dsb_stream *, int rows, int n_in, int n_out, const float *dy,
+                                  int64_t lddy, const float *packed_transposed, int beta, float *dx,
+                                  int64_t lddx);
+    /* dW = dy^T x (+ dW), db = sum over rows of dy (+ db); dW is [n_out, n_in] without padding. */
+    void (*linear_backward_weight)(dsb_stream *, int rows, int n_in, int n_out, const float *x,
+                                   int64_t ldx, const float *dy, int64_t lddy, int beta, float *dw,
+                                   float *db);
+
+    /* ---- elementwise; n counts columns, a leading dimension of 0 repeats one row ---- */
+    void (*activation)(dsb_stream *, dsb_activation act, float slope, int rows, int n, const float *x,
+                       int64_t ldx, float *y, int64_t ldy);
+    /* dx = dy act'(.) (+ dx). `saved` is y for LeakyReLU (slope > 0) and x for SiLU. dx may be dy. */
+    void (*activation_backward)(dsb_stream *, dsb_activation act, float slope, int rows, int n,
+                                const float *saved, int64_t lds, const float *dy, int64_t lddy,
+                                int beta, float *dx, int64_t lddx);
+    void (*add)(dsb_stream *, int rows, int n, const float *a, int64_t lda, const float *b, int64_t ldb,
+                float *y, int64_t ldy);
+    /* y = x (+ y); only columns 0 .. n-1 are written, so y may be a slice. */
+    void (*copy)(dsb_stream *, int rows, int n, const float *x, int64_t ldx, int beta, float *y,
+                 int64_t ldy);
+    /* y[r, :] = embedding of t[r]; t has pitch 1. `n` is even. */
+    void (*embed)(dsb_stream *, dsb_embedding kind, int rows, int n, const float *t, float *y,
+                  int64_t ldy);
+
+    /* ---- simulation ---- */
+    /* out[r, :] = standard normals, counter (stream, step, sample + r, element / 4). */
+    void (*normals)(dsb_stream *, const dsb_draw *at, int rows, int dim, float *out, int64_t ld);
+    /* x[r, :] = row ids[r] of the data (ids in host memory). */
+    void (*gather_rows)(dsb_stream *, const dsb_rows *data, int rows, const int64_t *ids, float *x,
+                        int64_t ldx);
+    /* o = (m - x) / v: the drift of the reference process; inverse_v = 0 is Brownian. m [dim]. */
+    void (*reference_drift)(dsb_stream *, int rows, int dim, const float *m, float inverse_v,
+                            const float *x, int64_t ldx, float *o, int64_t ldo);
+    /* mean = o, x + o or x + g o. mean may be o. */
+    void (*mean_from_output)(dsb_stream *, dsb_output kind, int rows, int dim, float g, const float *x,
+                             int64_t ldx, const float *o, int64_t ldo, float *mean, int64_t ldm);
+    /* y = a x + b z + c m, elementwise; z or m NULL leaves its term out; m is one row [dim]. */
+    void (*combine)(dsb_stream *, int rows, int dim, float a, const float *x, int64_t ldx, float b,
+                    const float *z, int64_t ldz, float c, const float *m, float *y, int64_t ldy);
+    /* The same with factors per row, table[k[r] * 3 + {0, 1, 2}] (table and k in device memory). */
+    void (*combine_by_step)(dsb_stream *, int rows, int dim, const float *table, const int32_t *k,
+                            const float *x, int64_t ldx, const float *z, int64_t ldz, const float *m,
+                            float *y, int64_t ldy);
+    /* Inverse of mean_from_output: what the net should put out at x so that the mean is `mean`. The
+     * row is stored: unit r of the window at row0 + r * stride. g, t, weight: one number, or one for
+     * each row where `k` is given: table_gtw[k[r] * 3 + ...]. */
+    void (*window_put)(dsb_stream *, dsb_output kind, int rows, const float *x, int64_t ldx,
+                       const float *mean, int64_t ldm, const float *table_gtw, const int32_t *k,
+                       const uint32_t *ids, const dsb_window *window, int64_t row0, int64_t stride);
+    /* Rows position .. position + rows - 1 of the reading order into a microbatch. */
+    void (*window_get)(dsb_stream *, const dsb_window *window, const dsb_read_order *order,
+                       int64_t position, int rows, float *x, int64_t ldx, float *target, int64_t ldt,
+                       float *t, float *weight, uint32_t *ids);
+
+    /* ---- training ---- */
+    /* sum of w |o - y|^2 over rows and columns is added to *loss (device memory);
+     * d_o = 2 scale w (o - y), zero in the padding. */
+    void (*weighted_square)(dsb_stream *, int rows, int dim, const float *o, int64_t ldo,
+                            const float *target, int64_t ldt, const float *weight, float scale,
+                            float *d_o, int64_t lddo, double *loss);
+    /* planes[0][i] = sum over lanes of planes[lane][i], as a binary tree; *norm_squared = its sum of
+     * squares (in float64), over i in [0, n); planes are `stride` floats apart. */
+    void (*reduce_lanes)(dsb_stream *, int lanes, int64_t stride, int64_t n, float *planes,
+                         double *norm_squared);
+    /* One pass of clip, Adam (Kingma & Ba, algorithm 1, with PyTorch's epsilon outside the root) and
+     * moving average over n parameters. */
+    void (*adam_step)(dsb_stream *, int64_t n, const dsb_adam *adam, const dsb_step *step,
+                      const float *grad, float *theta, float *m, float *v, float *ema);
+    /* Number of the first entry of x [rows, n] that is NaN or infinite, or -1. */
+    int64_t (*first_nonfinite)(int64_t rows, int64_t n, const float *x, int64_t ldx);
+} dsb_backend;
+
+/* The CPU's table for the instruction set in use (see cpu/cpu.c). Never NULL. */
+const dsb_backend *dsb_cpu_backend(void);
+
+#endif

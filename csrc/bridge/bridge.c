@@ -1,0 +1,500 @@
+/* Making and unmaking a bridge, its memory, and what it answers once trained. The loop is in trainer.c. */
+#include <assert.h>
+#include <math.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "bridge/trainer.h"
+
+#define MICROBATCH 64 /* rows whose activations stay in the second-level cache for the usual MLPs */
+#define MAX_LANES 8
+
+int
+dsb_default_microbatch(const dsb_net *net, int batch)
+{
+    int rows = MICROBATCH;
+
+    (void)net; /* every net of vectors so far; images will want fewer rows */
+    while (rows > 2 && rows > batch / 2) {
+        rows /= 2;
+    }
+    return rows;
+}
+
+int
+dsb_default_lanes(int batch, int microbatch)
+{
+    int lanes = 1, n = (batch + microbatch - 1) / microbatch;
+
+    while (2 * lanes <= n && 2 * lanes <= MAX_LANES) {
+        lanes *= 2;
+    }
+    return lanes;
+}
+
+/* ---- configuration ---- */
+
+static dsb_status
+check_training(const dsb_bridge_config *c)
+{
+    DSB_REQUIRE(c->batch >= 1 && c->batch <= 1 << 24, "batch must lie in 1 .. 2^24, got %d", c->batch);
+    DSB_REQUIRE(!c->antithetic || c->batch % 2 == 0,
+                "antithetic pairs need an even batch, got %d", c->batch);
+    DSB_REQUIRE(c->refresh >= 1 && c->refresh <= 1 << 24, "refresh must lie in 1 .. 2^24, got %d", c->refresh);
+    DSB_REQUIRE(c->reuse >= 1 && c->reuse <= 255, "reuse must lie in 1 .. 255, got %d", c->reuse);
+    DSB_REQUIRE(c->cache_bytes >= 0, "cache_bytes must not be negative, got %lld", (long long)c->cache_bytes);
+    DSB_REQUIRE(c->rate.rate > 0.0 && isfinite(c->rate.rate), "learning_rate must be positive, got %g",
+                c->rate.rate);
+    DSB_REQUIRE(c->rate.clip >= 0.0 && isfinite(c->rate.clip), "clip must not be negative, got %g",
+                c->rate.clip);
+    DSB_REQUIRE(c->adam.beta1 >= 0.0f && c->adam.beta1 < 1.0f, "beta1 must lie in [0, 1), got %g",
+                (double)c->adam.beta1);
+    DSB_REQUIRE(c->adam.beta2 >= 0.0f && c->adam.beta2 < 1.0f, "beta2 must lie in [0, 1), got %g",
+                (double)c->adam.beta2);
+    DSB_REQUIRE(c->adam.epsilon > 0.0f, "epsilon must be positive, got %g", (double)c->adam.epsilon);
+    DSB_REQUIRE(c->adam.ema >= 0.0f && c->adam.ema < 1.0f, "ema must lie in [0, 1), got %g",
+                (double)c->adam.ema);
+    return DSB_OK;
+}
+
+static dsb_status
+fill_lanes(dsb_bridge_config *c)
+{
+    int n;
+
+    if (c->microbatch == 0) {
+        c->microbatch = dsb_default_microbatch(c->net, c->batch);
+    }
+    DSB_REQUIRE(c->microbatch >= 1 && c->microbatch <= 1 << 16, "microbatch must lie in 1 .. 65536, got %d",
+                c->microbatch);
+    DSB_REQUIRE(!c->antithetic || c->microbatch % 2 == 0,
+                "antithetic pairs need an even microbatch, got %d", c->microbatch);
+    if (c->lanes == 0) {
+        c->lanes = dsb_default_lanes(c->batch, c->microbatch);
+    }
+    n = (c->batch + c->microbatch - 1) / c->microbatch;
+    DSB_REQUIRE(c->lanes >= 1 && c->lanes <= n && (c->lanes & (c->lanes - 1)) == 0,
+                "lanes must be a power of two, at most the %d microbatches of a batch, got %d", n, c->lanes);
+    return DSB_OK;
+}
+
+static dsb_cache_shape
+cache_shape(const dsb_bridge_config *c)
+{
+    return (dsb_cache_shape){.dim = dsb_net_dim(c->net),
+                             .batch = c->batch,
+                             .refresh = c->refresh,
+                             .reuse = c->reuse,
+                             .group = c->antithetic ? 2 : 1,
+                             .n = c->n};
+}
+
+/* The largest refresh, at most the one asked for, whose window fits in cache_bytes. */
+static dsb_status
+bound_refresh(dsb_bridge_config *c)
+{
+    dsb_cache_shape shape = cache_shape(c);
+
+    while (c->cache_bytes > 0 && shape.refresh > 1 &&
+           dsb_cache_bytes(&shape) > (size_t)c->cache_bytes) {
+        shape.refresh = shape.refresh * 9 / 10;
+    }
+    DSB_REQUIRE(c->cache_bytes == 0 || dsb_cache_bytes(&shape) <= (size_t)c->cache_bytes,
+                "cache_bytes = %lld is too small: the rows of one gradient step take %zu bytes",
+                (long long)c->cache_bytes, dsb_cache_bytes(&shape));
+    c->refresh = shape.refresh;
+    return DSB_OK;
+}
+
+/* ---- memory ---- */
+
+static dsb_memory
+memory_of(const dsb_bridge_config *c, const dsb_plan *train, const dsb_plan *infer, int workers)
+{
+    dsb_cache_shape shape = cache_shape(c);
+    int64_t row = dsb_pitch(shape.dim) + 2;
+    dsb_memory m = {
+        .planes = 2 * dsb_learner_bytes(c->net, c->adam.ema > 0.0f),
+        .gradients = dsb_gradients_bytes(c->net, c->lanes),
+        .activations = (size_t)workers * (train->bytes + dsb_walker_bytes(infer) +
+                                          sizeof(float) * (size_t)(c->microbatch * row)),
+        .weights = dsb_weights_bytes(c->net, true) + 2 * dsb_weights_bytes(c->net, false),
+        .cache = dsb_cache_bytes(&shape),
+    };
+
+    m.total = m.planes + m.gradients + m.activations + m.weights + m.cache;
+    return m;
+}
+
+/* Foresees running out of memory: says what is needed, what there is, and what would fit. */
+static dsb_status
+check_memory(const dsb_bridge *bridge)
+{
+    dsb_bridge_config c = bridge->config;
+    int workers = bridge->be->workers();
+    size_t available = dsb_memory_available();
+    dsb_memory m = memory_of(&c, bridge->train_plan, bridge->infer_plan, workers);
+    double mib = 1.0 / (1 << 20);
+
+    if (m.total <= available) {
+        return DSB_OK;
+    }
+    while (c.refresh > 1 &&
+           memory_of(&c, bridge->train_plan, bridge->infer_plan, workers).total > available) {
+        c.refresh /= 2;
+    }
+    if (memory_of(&c, bridge->train_plan, bridge->infer_plan, workers).total <= available) {
+        return DSB_FAIL(DSB_ERR_MEMORY,
+                        "out of memory: %.0f MiB are needed (%.0f of them for the cache) and %.0f MiB are "
+                        "available; refresh=%d would fit",
+                        (double)m.total * mib, (double)m.cache * mib, (double)available * mib, c.refresh);
+    }
+    return DSB_FAIL(DSB_ERR_MEMORY,
+                    "out of memory: %.0f MiB are needed (nets %.0f, gradients %.0f, activations %.0f, "
+                    "cache %.0f) and %.0f MiB are available; a smaller net, batch or microbatch, or fewer "
+                    "lanes or threads, would need less",
+                    (double)m.total * mib, (double)m.planes * mib, (double)m.gradients * mib,
+                    (double)m.activations * mib, (double)m.cache * mib, (double)available * mib);
+}
+
+dsb_memory
+dsb_bridge_memory(const dsb_bridge *bridge)
+{
+    return memory_of(&bridge->config, bridge->train_plan, bridge->infer_plan, bridge->be->workers());
+}
+
+/* ---- making ---- */
+
+static dsb_status
+init_end(dsb_source *source, const dsb_backend *be, const dsb_end *end, int64_t dim, const char *name)
+{
+    if (end->rows.data == NULL) {
+        DSB_REQUIRE(end->mean != NULL && end->factor != NULL, "%s: expected rows or a Gaussian", name);
+        return dsb_source_gaussian(source, be, dim, end->mean, end->factor);
+    }
+    DSB_REQUIRE(end->rows.dim == dim, "%s has %lld columns where the net has %lld", name,
+                (long long)end->rows.dim, (long long)dim);
+    return dsb_source_rows(source, be, &end->rows);
+}
+
+static dsb_status
+init_model(dsb_bridge *bridge, const dsb_bridge_config *c)
+{
+    int64_t dim = dsb_net_dim(c->net);
+
+    DSB_REQUIRE(c->net->values[c->net->output].width == dim,
+                "a bridge's net puts out rows as wide as x, %lld; this one's are %d", (long long)dim,
+                c->net->values[c->net->output].width);
+    DSB_REQUIRE(c->net->ports[DSB_PORT_COND] < 0 && c->net->ports[DSB_PORT_LABEL] < 0,
+                "a bridge feeds x and t only; this net asks for more");
+    bridge->objective = dsb_objective_find(c->objective);
+    DSB_REQUIRE(bridge->objective != NULL, "unknown objective '%s'; there are dsb and simplified",
+                c->objective);
+    DSB_TRY(dsb_schedule_init(&bridge->schedule, c->n, c->g));
+    DSB_REQUIRE(c->convention != DSB_OFFICIAL || dsb_schedule_symmetric(&bridge->schedule),
+                "the official convention takes the steps in the same order in both directions, which is "
+                "right for a symmetric schedule only");
+    DSB_TRY(dsb_reference_init(&bridge->reference, bridge->be, dim, c->reference_mean,
+                               c->reference_precision));
+    DSB_TRY(init_end(&bridge->ends[DSB_FORWARD], bridge->be, &c->source, dim, "source"));
+    DSB_TRY(init_end(&bridge->ends[DSB_BACKWARD], bridge->be, &c->prior, dim, "prior"));
+    for (int i = 0; i < 2; i++) {
+        DSB_TRY(dsb_steps_init(&bridge->steps[i], &bridge->schedule, (dsb_direction)i, c->convention,
+                               c->output));
+    }
+    return DSB_OK;
+}
+
+static dsb_status
+init_memory(dsb_bridge *bridge)
+{
+    const dsb_bridge_config *c = &bridge->config;
+    const dsb_net *net = bridge->net;
+    dsb_cache_shape shape = cache_shape(c);
+
+    DSB_TRY(dsb_plan_create(net, DSB_TRAIN, c->microbatch, false, &bridge->train_plan));
+    DSB_TRY(dsb_plan_create(net, DSB_INFER, DSB_CHUNK, false, &bridge->infer_plan));
+    DSB_TRY(check_memory(bridge));
+    for (int i = 0; i < 2; i++) {
+        DSB_TRY(dsb_learner_init(&bridge->learners[i], net, bridge->be, c->adam.ema > 0.0f));
+        DSB_TRY(dsb_learner_reset(&bridge->learners[i], c->seed, (uint32_t)i));
+    }
+    DSB_TRY(dsb_gradients_init(&bridge->gradients, net, bridge->be, c->lanes));
+    DSB_TRY(dsb_weights_init(&bridge->training, net, bridge->be, true));
+    DSB_TRY(dsb_weights_init(&bridge->simulating, net, bridge->be, false));
+    DSB_TRY(dsb_weights_init(&bridge->sampling, net, bridge->be, false));
+    DSB_TRY(dsb_cache_init(&bridge->cache, bridge->be, &shape));
+    DSB_TRY(dsb_alloc(sizeof *bridge->workers * DSB_MAX_THREADS, &bridge->workers));
+    return dsb_bridge_workers(bridge);
+}
+
+dsb_status
+dsb_bridge_create(const dsb_bridge_config *config, const dsb_backend *be, dsb_bridge **out)
+{
+    dsb_bridge *bridge;
+    dsb_status status;
+
+    *out = NULL;
+    DSB_TRY(check_training(config));
+    DSB_TRY(dsb_alloc(sizeof *bridge, &bridge));
+    bridge->config = *config;
+    bridge->be = be;
+    bridge->net = config->net;
+    bridge->simulating_for = -1;
+    status = fill_lanes(&bridge->config);
+    if (status == DSB_OK) {
+        status = init_model(bridge, config);
+    }
+    if (status == DSB_OK) {
+        status = bound_refresh(&bridge->config);
+    }
+    if (status == DSB_OK) {
+        status = init_memory(bridge);
+    }
+    if (status != DSB_OK) {
+        dsb_bridge_destroy(bridge);
+        return status;
+    }
+    bridge->config.g = NULL;
+    bridge->config.reference_mean = NULL;
+    bridge->config.objective = bridge->objective->name;
+    *out = bridge;
+    return DSB_OK;
+}
+
+static void
+clear_worker(const dsb_bridge *bridge, dsb_worker *worker)
+{
+    dsb_exec_destroy(worker->train);
+    dsb_walker_destroy(worker->walker);
+    bridge->be->free(worker->target);
+    *worker = (dsb_worker){.train = NULL};
+}
+
+void
+dsb_bridge_destroy(dsb_bridge *bridge)
+{
+    if (bridge == NULL) {
+        return;
+    }
+    for (int i = 0; i < bridge->n_workers; i++) {
+        clear_worker(bridge, &bridge->workers[i]);
+    }
+    dsb_free(bridge->workers);
+    dsb_cache_clear(&bridge->cache);
+    dsb_weights_clear(&bridge->training);
+    dsb_weights_clear(&bridge->simulating);
+    dsb_weights_clear(&bridge->sampling);
+    dsb_gradients_clear(&bridge->gradients);
+    for (int i = 0; i < 2; i++) {
+        dsb_learner_clear(&bridge->learners[i]);
+        dsb_source_clear(&bridge->ends[i]);
+        dsb_steps_clear(&bridge->steps[i]);
+    }
+    dsb_reference_clear(&bridge->reference);
+    dsb_schedule_clear(&bridge->schedule);
+    dsb_plan_destroy(bridge->train_plan);
+    dsb_plan_destroy(bridge->infer_plan);
+    dsb_free(bridge->loss);
+    dsb_free(bridge);
+}
+
+static dsb_status
+init_worker(dsb_bridge *bridge, dsb_worker *worker)
+{
+    size_t rows = (size_t)bridge->config.microbatch, pitch = (size_t)dsb_pitch(dsb_net_dim(bridge->net));
+
+    DSB_TRY(dsb_exec_create(bridge->train_plan, bridge->be, &worker->train));
+    DSB_TRY(dsb_walker_create(bridge->infer_plan, bridge->be, &worker->walker));
+    DSB_TRY(bridge->be->alloc(sizeof(float) * rows * (pitch + 2), &worker->target));
+    worker->weight = worker->target + rows * pitch;
+    worker->t = worker->weight + rows;
+    return DSB_OK;
+}
+
+dsb_status
+dsb_bridge_workers(dsb_bridge *bridge)
+{
+    int wanted = bridge->be->workers();
+
+    while (bridge->n_workers < wanted) {
+        dsb_worker *worker = &bridge->workers[bridge->n_workers];
+        dsb_status status = init_worker(bridge, worker);
+
+        if (status != DSB_OK) {
+            clear_worker(bridge, worker);
+            return status;
+        }
+        bridge->n_workers++;
+    }
+    return DSB_OK;
+}
+
+/* ---- position ---- */
+
+dsb_position
+dsb_bridge_position(const dsb_bridge *bridge)
+{
+    dsb_position p = {bridge->half_bridge, bridge->step, bridge->n_steps, {0, 0}, {false, false}};
+
+    for (int i = 0; i < 2; i++) {
+        p.adam_steps[i] = bridge->learners[i].adam_steps;
+        p.trained[i] = bridge->learners[i].trained;
+    }
+    return p;
+}
+
+dsb_status
+dsb_bridge_set_position(dsb_bridge *bridge, const dsb_position *position, const float *loss,
+                        const float *norm)
+{
+    size_t steps = (size_t)position->steps;
+    float *log = NULL;
+
+    DSB_REQUIRE(position->half_bridge >= 0 && position->half_bridge < 1 << 24,
+                "half_bridge must lie in 0 .. 2^24 - 1, got %lld", (long long)position->half_bridge);
+    DSB_REQUIRE(position->steps >= 0 && position->steps <= INT32_MAX && position->step >= 0 &&
+                    (position->steps == 0 ? position->step == 0 : position->step < position->steps),
+                "step %lld of %lld is no position in a half-bridge", (long long)position->step,
+                (long long)position->steps);
+    DSB_REQUIRE(position->adam_steps[0] >= 0 && position->adam_steps[1] >= 0,
+                "the optimisers' step counts must not be negative");
+    if (steps > 0) {
+        DSB_TRY(dsb_alloc(2 * sizeof(float) * steps, &log));
+        memcpy(log, loss, sizeof(float) * (size_t)position->step);
+        memcpy(log + steps, norm, sizeof(float) * (size_t)position->step);
+    }
+    dsb_free(bridge->loss);
+    bridge->loss = log;
+    bridge->norm = log != NULL ? log + steps : NULL;
+    bridge->logged = position->step;
+    bridge->half_bridge = position->half_bridge;
+    bridge->step = position->step;
+    bridge->n_steps = position->steps;
+    for (int i = 0; i < 2; i++) {
+        bridge->learners[i].adam_steps = position->adam_steps[i];
+        bridge->learners[i].trained = position->trained[i];
+    }
+    dsb_bridge_planes_changed(bridge);
+    return DSB_OK;
+}
+
+void
+dsb_bridge_planes_changed(dsb_bridge *bridge)
+{
+    bridge->simulating_for = -1;
+    bridge->training_packed = false;
+    bridge->cache.filled_half_bridge = -1;
+}
+
+/* ---- answers ---- */
+
+typedef struct sampling {
+    dsb_bridge *bridge;
+    const dsb_process *process;
+    const dsb_sample_request *request;
+    int64_t first_chunk;
+} sampling;
+
+static void
+sample_chunk(void *context, int64_t task, int worker)
+{
+    const sampling *s = context;
+    int64_t first = (s->first_chunk + task) * DSB_CHUNK, left = s->request->n - first;
+
+    dsb_walker_sample(s->bridge->workers[worker].walker, s->process, s->request, first,
+                      left < DSB_CHUNK ? (int)left : DSB_CHUNK);
+}
+
+static dsb_status
+run_chunks(sampling *s, dsb_tick tick)
+{
+    int64_t chunks = (s->request->n + DSB_CHUNK - 1) / DSB_CHUNK, span = 32 * s->bridge->n_workers;
+
+    for (; s->first_chunk < chunks; s->first_chunk += span) {
+        int64_t n = chunks - s->first_chunk < span ? chunks - s->first_chunk : span;
+
+        s->bridge->be->parallel(s->bridge->n_workers, n, sample_chunk, s);
+        if (tick.stop != NULL && tick.stop(tick.context)) {
+            return DSB_ERR_INTERRUPTED;
+        }
+    }
+    return DSB_OK;
+}
+
+dsb_status
+dsb_bridge_sample(dsb_bridge *bridge, dsb_direction direction, int n, const double *g,
+                  dsb_sample_request *request, dsb_tick tick)
+{
+    dsb_process process;
+    sampling s = {.bridge = bridge, .process = &process, .request = request};
+    dsb_schedule schedule = {.n = 0};
+    dsb_steps steps = {.n = 0};
+    dsb_status status = DSB_OK;
+
+    DSB_REQUIRE(request->n >= 1 && request->n <= UINT32_MAX, "n must lie in 1 .. 2^32 - 1, got %lld",
+                (long long)request->n);
+    DSB_TRY(dsb_bridge_workers(bridge));
+    DSB_TRY(dsb_bridge_process(bridge, direction, &bridge->sampling, &process));
+    request->start = &bridge->ends[direction];
+    if (g != NULL) {
+        DSB_REQUIRE(process.weights == NULL || (bridge->config.output == DSB_OUTPUT_DRIFT &&
+                                                bridge->config.convention == DSB_GRID),
+                    "sampling on another schedule needs a net that puts out drifts: output='drift' and "
+                    "convention='grid'");
+        DSB_TRY(dsb_schedule_init(&schedule, n, g));
+        status = dsb_steps_init(&steps, &schedule, direction, bridge->config.convention,
+                                bridge->config.output);
+        process.steps = &steps;
+    }
+    if (status == DSB_OK) {
+        status = run_chunks(&s, tick);
+    }
+    dsb_steps_clear(&steps);
+    dsb_schedule_clear(&schedule);
+    return status;
+}
+
+/* Neighbouring rows with equal t go together. */
+dsb_status
+dsb_bridge_drift(dsb_bridge *bridge, dsb_direction direction, int64_t n, const float *x, const float *t,
+                 float *out)
+{
+    bool continuous = bridge->config.output == DSB_OUTPUT_DRIFT && bridge->config.convention == DSB_GRID;
+    dsb_walker *walker;
+    const dsb_steps *steps = &bridge->steps[direction];
+    dsb_process process;
+    double g = 1.0;
+    float label = 0.0f;
+    dsb_steps one = {.n = 1, .g = &g, .label = &label};
+    int64_t dim = dsb_net_dim(bridge->net);
+
+    DSB_TRY(dsb_bridge_workers(bridge));
+    DSB_TRY(dsb_bridge_process(bridge, direction, &bridge->sampling, &process));
+    walker = bridge->workers[0].walker;
+    process.steps = &one;
+    for (int64_t r = 0, rows; r < n; r += rows) {
+        double time = (double)t[r];
+
+        for (rows = 1; rows < DSB_CHUNK && r + rows < n && t[r + rows] == t[r];) {
+            rows++;
+        }
+        DSB_REQUIRE(time >= 0.0 && time <= bridge->schedule.t[bridge->schedule.n] * (1.0 + 1e-6),
+                    "t must lie in [0, %g], got %g", bridge->schedule.t[bridge->schedule.n], time);
+        if (continuous || process.weights == NULL) {
+            label = dsb_schedule_label(&bridge->schedule, time);
+        } else {
+            int j = dsb_schedule_find(&bridge->schedule, direction, time);
+
+            DSB_REQUIRE(j >= 0, "t = %g is no state that the %s process leaves; a net with output='drift' "
+                        "and convention='grid' answers at any t", time,
+                        direction == DSB_BACKWARD ? "backward" : "forward");
+            g = steps->g[j];
+            label = steps->label[j];
+        }
+        dsb_walker_load(walker, x + r * dim, (int)rows);
+        dsb_walker_drift(walker, &process, 0, (int)rows, walker->mean);
+        dsb_walker_store(walker, walker->mean, (int)rows, out + r * dim);
+    }
+    return DSB_OK;
+}

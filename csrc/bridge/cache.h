@@ -1,0 +1,69 @@
+/* The cache: the training rows of one window of gradient steps.
+ *
+ * Purpose: window w of a half-bridge holds what its steps read and nothing else: paths of the other
+ * direction simulated to both sides of every step, or, for the first half-bridge, pairs of the reference
+ * drawn in closed form. Content depends on (seed, half-bridge, window) and the frozen other net only, so
+ * it is never saved. Ownership: owns its rows. Threads: filled by all workers, each on its own chunks.
+ */
+#ifndef DSB_BRIDGE_CACHE_H
+#define DSB_BRIDGE_CACHE_H
+
+#include "bridge/objective.h"
+
+/* Asks whether to stop (true). Called between parallel passes, on the caller's thread. */
+typedef struct dsb_tick {
+    bool (*stop)(void *context);
+    void *context;
+} dsb_tick;
+
+typedef struct dsb_cache_shape {
+    int64_t dim;
+    int batch, refresh, reuse;
+    int group; /* rows of a unit: 1, or 2 for antithetic pairs */
+    int n;     /* steps of a path */
+    bool closed_form;
+} dsb_cache_shape;
+
+typedef struct dsb_cache {
+    const dsb_backend *be;
+    dsb_cache_shape shape;
+    dsb_window window;
+    int64_t capacity;                    /* rows */
+    int32_t *k;                          /* closed form: [workers][DSB_CHUNK] */
+    float *next, *mean, *mix, *gtw;      /* closed form: tables of the reference, and of the trainee */
+    int64_t filled_half_bridge, filled_window; /* -1: nothing */
+    int filled_steps;
+} dsb_cache;
+
+/* Everything that a fill reads. */
+typedef struct dsb_fill {
+    uint64_t seed;
+    int64_t half_bridge, window;
+    int steps; /* gradient steps that will read the window */
+    const dsb_source *source;
+    const dsb_process *process; /* the other direction */
+    const dsb_objective *objective;
+    dsb_output output; /* of the trained net */
+    dsb_walker **walkers;
+    int n_walkers;
+    dsb_tick tick;
+} dsb_fill;
+
+/* Units read by `steps` gradient steps, and units that are stored for them. */
+int64_t dsb_cache_units(const dsb_cache_shape *shape, int steps);
+int64_t dsb_cache_stored(const dsb_cache_shape *shape, int steps);
+size_t dsb_cache_bytes(const dsb_cache_shape *shape);
+
+dsb_status dsb_cache_init(dsb_cache *cache, const dsb_backend *be,
+                          const dsb_cache_shape *shape) DSB_MUST_CHECK;
+void dsb_cache_clear(dsb_cache *cache);
+
+/* Makes the cache hold this window, doing nothing when it does; `schedule` is that of
+ * the closed form. DSB_ERR_INTERRUPTED leaves it empty. */
+dsb_status dsb_cache_fill(dsb_cache *cache, const dsb_fill *fill,
+                          const dsb_schedule *schedule) DSB_MUST_CHECK;
+
+/* The order in which the filled window is read. */
+dsb_read_order dsb_cache_order(const dsb_cache *cache, uint64_t seed);
+
+#endif

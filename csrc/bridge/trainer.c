@@ -1,0 +1,301 @@
+#include "bridge/trainer.h"
+
+#include <assert.h>
+#include <math.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/memory.h"
+
+dsb_direction
+dsb_bridge_direction(const dsb_bridge *bridge)
+{
+    return bridge->half_bridge % 2 == 0 ? DSB_BACKWARD : DSB_FORWARD;
+}
+
+static const char *
+direction_name(dsb_direction direction)
+{
+    return direction == DSB_BACKWARD ? "backward" : "forward";
+}
+
+/* ---- processes ---- */
+
+dsb_status
+dsb_bridge_process(dsb_bridge *bridge, dsb_direction direction, dsb_weights *weights,
+                   dsb_process *process)
+{
+    const dsb_learner *learner = &bridge->learners[direction];
+
+    *process = (dsb_process){.direction = direction,
+                             .steps = &bridge->steps[direction],
+                             .reference = &bridge->reference,
+                             .output = bridge->config.output};
+    if (direction == DSB_FORWARD && !learner->trained) {
+        return DSB_OK; /* the reference */
+    }
+    if (!learner->trained) {
+        return DSB_FAIL(DSB_ERR_STATE, "the backward net has not been trained yet: call fit() first");
+    }
+    dsb_weights_pack(weights, dsb_learner_serving(learner), bridge->n_workers);
+    process->weights = &weights->view;
+    return DSB_OK;
+}
+
+/* ---- a gradient step ---- */
+
+typedef struct batch {
+    dsb_bridge *bridge;
+    dsb_learner *learner;
+    dsb_read_order order;
+    int64_t position; /* row of the reading order */
+} batch;
+
+/* Row range of microbatch i. */
+static int
+microbatch_rows(const dsb_bridge *bridge, int i)
+{
+    int left = bridge->config.batch - i * bridge->config.microbatch;
+
+    return left < bridge->config.microbatch ? left : bridge->config.microbatch;
+}
+
+static int
+microbatches(const dsb_bridge *bridge)
+{
+    return (bridge->config.batch + bridge->config.microbatch - 1) / bridge->config.microbatch;
+}
+
+static void
+load_microbatch(const batch *b, dsb_worker *worker, int i)
+{
+    const dsb_bridge *bridge = b->bridge;
+    dsb_slot x = worker->train->inputs[DSB_PORT_X];
+    float *t = worker->train->inputs[DSB_PORT_T].data;
+
+    bridge->be->window_get(NULL, &bridge->cache.window, &b->order,
+                           b->position + (int64_t)i * bridge->config.microbatch,
+                           microbatch_rows(bridge, i), x.data, x.ld, worker->target,
+                           dsb_pitch(bridge->cache.shape.dim), t != NULL ? t : worker->t, worker->weight,
+                           NULL);
+}
+
+/* Lane i runs its contiguous share of the microbatches in order into its own gradient plane. */
+static void
+lane_task(void *context, int64_t lane, int worker_index)
+{
+    const batch *b = context;
+    dsb_bridge *bridge = b->bridge;
+    dsb_worker *worker = &bridge->workers[worker_index];
+    dsb_exec *exec = worker->train;
+    int lanes = bridge->config.lanes, n = microbatches(bridge), dim = (int)bridge->cache.shape.dim;
+    int first = (int)(lane * n / lanes), last = (int)((lane + 1) * n / lanes);
+    float scale = (float)(1.0 / ((double)bridge->config.batch * dim));
+    double zero = 0.0;
+
+    bridge->be->upload(&bridge->gradients.loss[lane], &zero, sizeof zero);
+    for (int i = first; i < last; i++) {
+        int rows = microbatch_rows(bridge, i);
+
+        load_microbatch(b, worker, i);
+        dsb_exec_forward(exec, &bridge->training.view, rows);
+        bridge->be->weighted_square(NULL, rows, dim, exec->output.data, exec->output.ld, worker->target,
+                                    dsb_pitch(dim), worker->weight, scale, exec->d_output.data,
+                                    exec->d_output.ld, &bridge->gradients.loss[lane]);
+        dsb_exec_backward(exec, &bridge->training.view, rows,
+                          bridge->gradients.planes + lane * bridge->gradients.plane, i > first);
+    }
+}
+
+/* The first number that is not finite, in words. Runs on the caller's thread after a step whose loss or
+ * gradient was not finite; changes nothing. */
+static const char *
+find_nonfinite(const batch *b, const char **kind)
+{
+    dsb_bridge *bridge = b->bridge;
+    const dsb_backend *be = bridge->be;
+    const dsb_net *net = bridge->net;
+    dsb_worker *worker = &bridge->workers[0];
+    int dim = (int)bridge->cache.shape.dim;
+
+    for (int i = 0; i < net->n_params; i++) {
+        *kind = "parameter";
+        if (be->first_nonfinite(1, net->params[i].size,
+                                b->learner->planes[DSB_THETA] + net->params[i].offset, 0) >= 0) {
+            return net->params[i].name;
+        }
+    }
+    for (int i = 0; i < microbatches(bridge); i++) {
+        int rows = microbatch_rows(bridge, i);
+        dsb_slot x = worker->train->inputs[DSB_PORT_X];
+        const char *name;
+
+        load_microbatch(b, worker, i);
+        *kind = "simulated state or target of the other direction";
+        if (be->first_nonfinite(rows, dim, x.data, x.ld) >= 0 ||
+            be->first_nonfinite(rows, dim, worker->target, dsb_pitch(dim)) >= 0) {
+            return "x";
+        }
+        *kind = "result of op";
+        name = dsb_exec_find_nonfinite(worker->train, &bridge->training.view, rows);
+        if (name != NULL) {
+            return name;
+        }
+    }
+    *kind = "gradient of parameter";
+    for (int i = 0; i < net->n_params; i++) {
+        if (be->first_nonfinite(1, net->params[i].size, bridge->gradients.planes + net->params[i].offset,
+                                0) >= 0) {
+            return net->params[i].name;
+        }
+    }
+    *kind = "sum";
+    return "loss";
+}
+
+static dsb_status
+fail_nonfinite(const batch *b)
+{
+    const dsb_bridge *bridge = b->bridge;
+    const char *kind, *name = find_nonfinite(b, &kind);
+
+    return DSB_FAIL(DSB_ERR_NUMERIC,
+                    "NaN or infinity in step %lld of the %s half-bridge of iteration %lld: %s '%s'; "
+                    "the nets stand as before this step (a lower learning rate or clip= may help)",
+                    (long long)bridge->step, direction_name(dsb_bridge_direction(bridge)),
+                    (long long)(bridge->half_bridge / 2 + 1), kind, name);
+}
+
+/* ---- windows ---- */
+
+static dsb_status
+fill_window(dsb_bridge *bridge, dsb_tick tick)
+{
+    dsb_direction trained = dsb_bridge_direction(bridge), other = dsb_opposite(trained);
+    int64_t window = bridge->step / bridge->config.refresh;
+    int64_t left = bridge->n_steps - window * bridge->config.refresh;
+    dsb_walker *walkers[DSB_MAX_THREADS];
+    dsb_process process;
+    dsb_fill fill = {
+        .seed = bridge->config.seed,
+        .half_bridge = bridge->half_bridge,
+        .window = window,
+        .steps = (int)(left < bridge->config.refresh ? left : bridge->config.refresh),
+        .source = &bridge->ends[other],
+        .process = &process,
+        .objective = bridge->objective,
+        .output = bridge->config.output,
+        .walkers = walkers,
+        .n_walkers = bridge->n_workers,
+        .tick = tick,
+    };
+
+    if (bridge->simulating_for != bridge->half_bridge) {
+        DSB_TRY(dsb_bridge_process(bridge, other, &bridge->simulating, &bridge->other));
+        bridge->simulating_for = bridge->half_bridge;
+    }
+    process = bridge->other;
+    for (int i = 0; i < bridge->n_workers; i++) {
+        walkers[i] = bridge->workers[i].walker;
+    }
+    bridge->cache.shape.closed_form = bridge->half_bridge == 0 && bridge->config.closed_form;
+    return dsb_cache_fill(&bridge->cache, &fill, &bridge->schedule);
+}
+
+/* ---- the loop ---- */
+
+dsb_status
+dsb_bridge_begin(dsb_bridge *bridge, int64_t steps)
+{
+    dsb_learner *learner = &bridge->learners[dsb_bridge_direction(bridge)];
+    float *log;
+
+    if (bridge->n_steps != 0) {
+        return DSB_FAIL(DSB_ERR_STATE, "a half-bridge is under way: %lld of %lld steps are done",
+                        (long long)bridge->step, (long long)bridge->n_steps);
+    }
+    DSB_REQUIRE(steps >= 1 && steps <= INT32_MAX, "steps of a half-bridge must lie in 1 .. 2^31 - 1, got %lld",
+                (long long)steps);
+    DSB_TRY(dsb_alloc(2 * sizeof(float) * (size_t)steps, &log));
+    if (bridge->config.convention == DSB_OFFICIAL && bridge->half_bridge >= 2) {
+        dsb_status status =
+            dsb_learner_reset(learner, bridge->config.seed, (uint32_t)bridge->half_bridge);
+
+        if (status != DSB_OK) {
+            dsb_free(log);
+            return status;
+        }
+    }
+    dsb_free(bridge->loss);
+    bridge->loss = log;
+    bridge->norm = log + steps;
+    bridge->logged = 0;
+    bridge->n_steps = steps;
+    bridge->step = 0;
+    bridge->training_packed = false;
+    return DSB_OK;
+}
+
+static dsb_status
+take_step(dsb_bridge *bridge, dsb_tick tick)
+{
+    dsb_learner *learner = &bridge->learners[dsb_bridge_direction(bridge)];
+    batch b = {.bridge = bridge, .learner = learner};
+    double norm_squared, loss;
+
+    DSB_TRY(fill_window(bridge, tick));
+    b.order = dsb_cache_order(&bridge->cache, bridge->config.seed);
+    b.position = bridge->step % bridge->config.refresh * bridge->config.batch;
+    if (!bridge->training_packed) {
+        dsb_weights_pack(&bridge->training, learner->planes[DSB_THETA], bridge->n_workers);
+        bridge->training_packed = true;
+    }
+    bridge->be->parallel(bridge->n_workers, bridge->config.lanes, lane_task, &b);
+    dsb_gradients_reduce(&bridge->gradients, bridge->n_workers, &norm_squared, &loss);
+    loss /= (double)bridge->config.batch * (double)bridge->cache.shape.dim;
+    if (!isfinite(norm_squared) || !isfinite(loss)) {
+        return fail_nonfinite(&b);
+    }
+    dsb_learner_step(learner, &bridge->gradients, &bridge->config.rate, &bridge->config.adam, bridge->step,
+                     bridge->n_steps, norm_squared, bridge->n_workers);
+    dsb_weights_pack(&bridge->training, learner->planes[DSB_THETA], bridge->n_workers);
+    bridge->loss[bridge->step] = (float)loss;
+    bridge->norm[bridge->step] = (float)sqrt(norm_squared);
+    bridge->logged = ++bridge->step;
+    if (bridge->step == bridge->n_steps) {
+        bridge->half_bridge++;
+        bridge->step = bridge->n_steps = 0;
+        bridge->training_packed = false;
+    }
+    return DSB_OK;
+}
+
+static double
+now(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+dsb_status
+dsb_bridge_run(dsb_bridge *bridge, int64_t steps, double seconds, dsb_tick tick, int64_t *done)
+{
+    int64_t half_bridge = bridge->half_bridge;
+    double start = now();
+
+    *done = 0;
+    if (bridge->n_steps == 0) {
+        return DSB_FAIL(DSB_ERR_STATE, "no half-bridge is under way: call begin() first");
+    }
+    DSB_TRY(dsb_bridge_workers(bridge));
+    while (*done < steps && bridge->half_bridge == half_bridge && (*done == 0 || now() < start + seconds)) {
+        DSB_TRY(take_step(bridge, tick));
+        ++*done;
+        if (tick.stop != NULL && tick.stop(tick.context)) {
+            return DSB_ERR_INTERRUPTED;
+        }
+    }
+    return DSB_OK;
+}

@@ -1,0 +1,42 @@
+/* The CPU backend: one table of functions for each instruction set.
+ *
+ * Purpose: csrc/cpu/{gemm,elementwise,noise,simulate,optimise}.c are compiled once per instruction set
+ * with -DDSB_ISA=v2, v3, v4 or aarch64; each exports one function that fills its entries of a table.
+ * Ownership: the tables are static. Threads: every function may be called from any thread; a change of
+ * instruction set is seen by whoever asks for the backend afterwards.
+ */
+#ifndef DSB_CPU_H
+#define DSB_CPU_H
+
+#include "backend.h"
+#include "base/status.h"
+
+/* Switches to the instruction set of this name, NULL being the best one. Fails with DSB_ERR_VALUE,
+ * naming those that this machine offers. */
+dsb_status dsb_cpu_select(const char *isa) DSB_MUST_CHECK;
+
+/* The instruction sets that this machine offers, best first; returns how many. */
+int dsb_cpu_isas(const char *names[4]);
+
+#define DSB_PASTE_(a, b) a##_##b
+#define DSB_PASTE(a, b) DSB_PASTE_(a, b)
+#define DSB_KERNEL(name) DSB_PASTE(name, DSB_ISA)
+
+#define DSB_CPU_FAMILIES(isa)                              \
+    void dsb_cpu_gemm_##isa(dsb_backend *table);           \
+    void dsb_cpu_elementwise_##isa(dsb_backend *table);    \
+    void dsb_cpu_noise_##isa(dsb_backend *table);          \
+    void dsb_cpu_simulate_##isa(dsb_backend *table);       \
+    void dsb_cpu_optimise_##isa(dsb_backend *table);
+
+#if defined(__x86_64__)
+DSB_CPU_FAMILIES(v2)
+DSB_CPU_FAMILIES(v3)
+DSB_CPU_FAMILIES(v4)
+#elif defined(__aarch64__)
+DSB_CPU_FAMILIES(aarch64)
+#else
+#error "dsb has CPU kernels for x86-64 and aarch64"
+#endif
+
+#endif

@@ -1,0 +1,303 @@
+/* Loss, sum of the lanes' gradients, Adam. Sums that decide something run in float64, in an order that
+ * is the same for every instruction set: number i adds to partial sum i mod 16. */
+#include "cpu/cpu.h"
+#include "cpu/vector.h"
+
+enum { PARTS = 16, GROUPS = PARTS / DSB_VL };
+
+typedef double vd __attribute__((vector_size(4 * DSB_VL)));
+
+/* Two vectors of float64 to a vector of float32. */
+typedef struct wide {
+    vd low, high;
+} wide;
+
+DSB_INLINE wide
+widen(vf v)
+{
+    wide w;
+
+#if DSB_VL == 16
+    w.low = __builtin_convertvector(__builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7), vd);
+    w.high = __builtin_convertvector(__builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15), vd);
+#elif DSB_VL == 8
+    w.low = __builtin_convertvector(__builtin_shufflevector(v, v, 0, 1, 2, 3), vd);
+    w.high = __builtin_convertvector(__builtin_shufflevector(v, v, 4, 5, 6, 7), vd);
+#else
+    w.low = (vd){v[0], v[1]};
+    w.high = (vd){v[2], v[3]};
+#endif
+    return w;
+}
+
+/* The partial sums, as a binary tree. */
+static double
+sum_parts(const wide *sums)
+{
+    double part[PARTS];
+
+    memcpy(part, sums, sizeof part);
+    for (int n = PARTS / 2; n > 0; n /= 2) {
+        for (int i = 0; i < n; i++) {
+            part[i] = part[2 * i] + part[2 * i + 1];
+        }
+    }
+    return part[0];
+}
+
+static void
+weighted_square(dsb_stream *stream, int rows, int dim, const float *o, int64_t ldo, const float *target,
+                int64_t ldt, const float *weight, float scale, float *d_o, int64_t lddo, double *loss)
+{
+    wide sums[GROUPS] = {{{0}, {0}}};
+
+    (void)stream;
+    for (int64_t r = 0; r < rows; r++) {
+        float factor = 2.0f * scale * weight[r];
+        double w = weight[r];
+
+        for (int64_t c = 0; c < dsb_pitch(dim); c += PARTS) {
+            DSB_UNROLL
+            for (int g = 0; g < GROUPS; g++) {
+                int64_t i = c + g * DSB_VL;
+                vf d = vf_load(o + r * ldo + i) - vf_load(target + r * ldt + i);
+                wide e;
+
+                if (i + DSB_VL > dim) {
+                    d = vf_select(vi_first(dim - i), d, (vf){0});
+                }
+                e = widen(d);
+                sums[g].low += e.low * e.low * w;
+                sums[g].high += e.high * e.high * w;
+                vf_store(d_o + r * lddo + i, d * factor);
+            }
+        }
+    }
+    *loss += sum_parts(sums);
+}
+
+/* Sums over 2, 4, 8 planes of one vector each: a binary tree. */
+DSB_INLINE vf
+sum_two(int64_t stride, const float *p, int64_t n)
+{
+    return n >= DSB_VL ? vf_load(p) + vf_load(p + stride)
+                       : vf_load_part(p, n) + vf_load_part(p + stride, n);
+}
+
+DSB_INLINE vf
+sum_four(int64_t stride, const float *p, int64_t n)
+{
+    return sum_two(stride, p, n) + sum_two(stride, p + 2 * stride, n);
+}
+
+DSB_INLINE vf
+sum_eight(int64_t stride, const float *p, int64_t n)
+{
+    return sum_four(stride, p, n) + sum_four(stride, p + 4 * stride, n);
+}
+
+/* More than eight lanes: sums of eight, joined like the digits of a binary counter. */
+static vf
+sum_many(int lanes, int64_t stride, const float *p, int64_t n)
+{
+    vf stack[32] = {{0}};
+    int top = 0;
+
+    for (int i = 0; i < lanes / 8; i++) {
+        vf v = sum_eight(stride, p + (int64_t)i * 8 * stride, n);
+
+        for (int carry = i; carry & 1; carry >>= 1) {
+            v = stack[--top] + v;
+        }
+        stack[top++] = v;
+    }
+    return stack[0];
+}
+
+DSB_INLINE vf
+sum_planes(int lanes, int64_t stride, const float *p, int64_t n)
+{
+    switch (lanes) {
+    case 1:
+        return n >= DSB_VL ? vf_load(p) : vf_load_part(p, n);
+    case 2:
+        return sum_two(stride, p, n);
+    case 4:
+        return sum_four(stride, p, n);
+    case 8:
+        return sum_eight(stride, p, n);
+    default:
+        return sum_many(lanes, stride, p, n);
+    }
+}
+
+DSB_INLINE void
+reduce_range(int lanes, int64_t stride, int64_t n, float *planes, wide *sums)
+{
+    for (int64_t c = 0; c < n; c += PARTS) {
+        DSB_UNROLL
+        for (int g = 0; g < GROUPS; g++) {
+            int64_t i = c + g * DSB_VL, left = n - i;
+            float *p = planes + i;
+            vf v = {0};
+            wide e;
+
+            if (left >= DSB_VL) {
+                v = sum_planes(lanes, stride, p, DSB_VL);
+                vf_store(p, v);
+            } else if (left > 0) {
+                v = sum_planes(lanes, stride, p, left);
+                vf_store_part(p, v, left);
+            }
+            e = widen(v);
+            sums[g].low += e.low * e.low;
+            sums[g].high += e.high * e.high;
+        }
+    }
+}
+
+static void
+reduce_lanes(dsb_stream *stream, int lanes, int64_t stride, int64_t n, float *planes,
+             double *norm_squared)
+{
+    wide sums[GROUPS] = {{{0}, {0}}};
+
+    (void)stream;
+    switch (lanes) {
+    case 1:
+        reduce_range(1, stride, n, planes, sums);
+        break;
+    case 2:
+        reduce_range(2, stride, n, planes, sums);
+        break;
+    case 4:
+        reduce_range(4, stride, n, planes, sums);
+        break;
+    case 8:
+        reduce_range(8, stride, n, planes, sums);
+        break;
+    default:
+        reduce_range(lanes, stride, n, planes, sums);
+        break;
+    }
+    *norm_squared = sum_parts(sums);
+}
+
+typedef struct adam_factors {
+    vf clip, keep1, new1, keep2, new2, rate, root, epsilon, keep_ema, new_ema;
+} adam_factors;
+
+/* g' = clip g; m = b1 m + (1 - b1) g'; v = b2 v + (1 - b2) g'^2;
+ * theta -= rate m / (sqrt(v) root + epsilon); ema = e ema + (1 - e) theta. */
+DSB_INLINE void
+adam_vector(const adam_factors *f, vf g, vf *theta, vf *m, vf *v, vf *ema)
+{
+    vf step;
+
+    g *= f->clip;
+    *m = vf_fma(f->keep1, *m, f->new1 * g);
+    *v = vf_fma(f->keep2, *v, f->new2 * g * g);
+    step = f->rate * *m / vf_fma(vf_sqrt(*v), f->root, f->epsilon);
+    *theta -= step;
+    *ema = vf_fma(f->keep_ema, *ema, f->new_ema * *theta);
+}
+
+DSB_INLINE void
+adam_range(const adam_factors *f, int averages, int64_t n, const float *grad, float *theta, float *m,
+           float *v, float *ema)
+{
+    int64_t i = 0, left;
+    vf t, m1, v1, e = {0};
+
+    for (; i + DSB_VL <= n; i += DSB_VL) {
+        t = vf_load(theta + i);
+        m1 = vf_load(m + i);
+        v1 = vf_load(v + i);
+        if (averages) {
+            e = vf_load(ema + i);
+        }
+        adam_vector(f, vf_load(grad + i), &t, &m1, &v1, &e);
+        vf_store(theta + i, t);
+        vf_store(m + i, m1);
+        vf_store(v + i, v1);
+        if (averages) {
+            vf_store(ema + i, e);
+        }
+    }
+    left = n - i;
+    if (left == 0) {
+        return;
+    }
+    t = vf_load_part(theta + i, left);
+    m1 = vf_load_part(m + i, left);
+    v1 = vf_load_part(v + i, left);
+    if (averages) {
+        e = vf_load_part(ema + i, left);
+    }
+    adam_vector(f, vf_load_part(grad + i, left), &t, &m1, &v1, &e);
+    vf_store_part(theta + i, t, left);
+    vf_store_part(m + i, m1, left);
+    vf_store_part(v + i, v1, left);
+    if (averages) {
+        vf_store_part(ema + i, e, left);
+    }
+}
+
+static void
+adam_step(dsb_stream *stream, int64_t n, const dsb_adam *adam, const dsb_step *step, const float *grad,
+          float *theta, float *m, float *v, float *ema)
+{
+    adam_factors f = {
+        .clip = vf_splat(step->clip),
+        .keep1 = vf_splat(adam->beta1),
+        .new1 = vf_splat(1.0f - adam->beta1),
+        .keep2 = vf_splat(adam->beta2),
+        .new2 = vf_splat(1.0f - adam->beta2),
+        .rate = vf_splat(step->rate),
+        .root = vf_splat(step->root),
+        .epsilon = vf_splat(adam->epsilon),
+        .keep_ema = vf_splat(adam->ema),
+        .new_ema = vf_splat(1.0f - adam->ema),
+    };
+
+    (void)stream;
+    if (ema != NULL && adam->ema > 0.0f) {
+        adam_range(&f, 1, n, grad, theta, m, v, ema);
+    } else {
+        adam_range(&f, 0, n, grad, theta, m, v, NULL);
+    }
+}
+
+/* x - x is zero for numbers, NaN for the rest. */
+static int64_t
+first_nonfinite(int64_t rows, int64_t n, const float *x, int64_t ldx)
+{
+    for (int64_t r = 0; r < rows; r++) {
+        const float *row = x + r * ldx;
+        vf bad = {0};
+
+        for (int64_t c = 0; c < n; c += DSB_VL) {
+            vf v = c + DSB_VL <= n ? vf_load(row + c) : vf_load_part(row + c, n - c);
+
+            bad += v - v;
+        }
+        if (vf_sum(bad) == 0.0f) {
+            continue;
+        }
+        for (int64_t c = 0; c < n; c++) {
+            if (row[c] - row[c] != 0.0f) {
+                return r * n + c;
+            }
+        }
+    }
+    return -1;
+}
+
+void
+DSB_KERNEL(dsb_cpu_optimise)(dsb_backend *table)
+{
+    table->weighted_square = weighted_square;
+    table->reduce_lanes = reduce_lanes;
+    table->adam_step = adam_step;
+    table->first_nonfinite = first_nonfinite;
+}

@@ -1,0 +1,259 @@
+/* Vectors: as wide as the instruction set that this file is compiled for.
+ *
+ * Purpose: the few operations the CPU kernels are written in; DSB_VL floats to a vector. Products that
+ * are to be fused say so (vf_fma), so that a result does not hang on what a compiler contracts.
+ * Ownership and threads: pure functions, no state. Included by csrc/cpu/<family>.c only.
+ */
+#ifndef DSB_CPU_VECTOR_H
+#define DSB_CPU_VECTOR_H
+
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+#if defined(__AVX512F__)
+#define DSB_VL 16
+#elif defined(__AVX2__)
+#define DSB_VL 8
+#else
+#define DSB_VL 4
+#endif
+
+#define DSB_INLINE static inline __attribute__((always_inline, unused))
+
+/* In front of a loop whose trip count is a constant once inlined: its arrays become registers. */
+#if defined(__clang__)
+#define DSB_UNROLL _Pragma("unroll")
+#else
+#define DSB_UNROLL _Pragma("GCC unroll 16")
+#endif
+
+typedef float vf __attribute__((vector_size(4 * DSB_VL)));
+typedef int32_t vi __attribute__((vector_size(4 * DSB_VL)));
+typedef float vf_loose __attribute__((vector_size(4 * DSB_VL), aligned(4), may_alias));
+typedef float v4f __attribute__((vector_size(16)));
+typedef float v4f_loose __attribute__((vector_size(16), aligned(4), may_alias));
+
+DSB_INLINE vf
+vf_load(const float *p)
+{
+    return *(const vf_loose *)p;
+}
+
+DSB_INLINE void
+vf_store(float *p, vf v)
+{
+    *(vf_loose *)p = v;
+}
+
+DSB_INLINE vf
+vf_splat(float x)
+{
+    return x - (vf){0};
+}
+
+DSB_INLINE vi
+vi_splat(int32_t x)
+{
+    return x + (vi){0};
+}
+
+/* mask ? a : b; a mask is the result of a comparison. */
+DSB_INLINE vf
+vf_select(vi mask, vf a, vf b)
+{
+    return (vf)(((vi)a & mask) | ((vi)b & ~mask));
+}
+
+/* a b + c, rounded once where the instruction set can. */
+DSB_INLINE vf
+vf_fma(vf a, vf b, vf c)
+{
+#if defined(__AVX512F__)
+    return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__AVX2__)
+    return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__aarch64__)
+    return (vf)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+    return a * b + c;
+#endif
+}
+
+DSB_INLINE vf
+vf_sqrt(vf v)
+{
+#if defined(__AVX512F__)
+    return (vf)_mm512_sqrt_ps((__m512)v);
+#elif defined(__AVX2__)
+    return (vf)_mm256_sqrt_ps((__m256)v);
+#elif defined(__x86_64__)
+    return (vf)_mm_sqrt_ps((__m128)v);
+#else
+    return (vf)vsqrtq_f32((float32x4_t)v);
+#endif
+}
+
+/* Lane numbers 0, 1, 2, ... */
+DSB_INLINE vi
+vi_lanes(void)
+{
+#if DSB_VL == 16
+    return (vi){0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+#elif DSB_VL == 8
+    return (vi){0, 1, 2, 3, 4, 5, 6, 7};
+#else
+    return (vi){0, 1, 2, 3};
+#endif
+}
+
+/* The first n lanes (n <= 0: none; n >= DSB_VL: all). */
+DSB_INLINE vi
+vi_first(int64_t n)
+{
+    return vi_lanes() < vi_splat((int32_t)(n > DSB_VL ? DSB_VL : n));
+}
+
+/* p[0 .. n-1] and zeros; touches nothing beyond. */
+DSB_INLINE vf
+vf_load_part(const float *p, int64_t n)
+{
+#if defined(__AVX512F__)
+    __mmask16 mask = n <= 0 ? 0 : n >= 16 ? 0xffff : (__mmask16)((1u << n) - 1);
+
+    return (vf)_mm512_maskz_loadu_ps(mask, p);
+#elif defined(__AVX2__)
+    return (vf)_mm256_maskload_ps(p, (__m256i)vi_first(n));
+#else
+    vf v = {0};
+
+    for (int i = 0; i < DSB_VL; i++) {
+        if (i < n) {
+            v[i] = p[i];
+        }
+    }
+    return v;
+#endif
+}
+
+DSB_INLINE void
+vf_store_part(float *p, vf v, int64_t n)
+{
+#if defined(__AVX512F__)
+    __mmask16 mask = n <= 0 ? 0 : n >= 16 ? 0xffff : (__mmask16)((1u << n) - 1);
+
+    _mm512_mask_storeu_ps(p, mask, (__m512)v);
+#elif defined(__AVX2__)
+    _mm256_maskstore_ps(p, (__m256i)vi_first(n), (__m256)v);
+#else
+    for (int i = 0; i < DSB_VL; i++) {
+        if (i < n) {
+            p[i] = v[i];
+        }
+    }
+#endif
+}
+
+/* Sum of the lanes, by halves. */
+DSB_INLINE float
+vf_sum(vf v)
+{
+    v4f four;
+
+#if DSB_VL == 16
+    typedef float v8f __attribute__((vector_size(32)));
+    v8f eight = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
+                __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
+
+    four = __builtin_shufflevector(eight, eight, 0, 1, 2, 3) +
+           __builtin_shufflevector(eight, eight, 4, 5, 6, 7);
+#elif DSB_VL == 8
+    four = __builtin_shufflevector(v, v, 0, 1, 2, 3) + __builtin_shufflevector(v, v, 4, 5, 6, 7);
+#else
+    four = v;
+#endif
+    four += __builtin_shufflevector(four, four, 2, 3, 0, 1);
+    return four[0] + four[1];
+}
+
+DSB_INLINE vf
+vf_abs(vf x)
+{
+    return (vf)((vi)x & 0x7fffffff);
+}
+
+/* NaN stays NaN. */
+DSB_INLINE vf
+vf_leaky_relu(vf x, vf slope)
+{
+    return vf_select(x > 0.0f, x, x * slope);
+}
+
+/* exp(-a), 0 <= a <= 120, as p s1 s2 with p in [0.70, 1.42] and powers of two s1, s2: the caller can
+ * multiply before the result becomes subnormal. The polynomial on [-ln 2 / 2, ln 2 / 2] is Cephes's. */
+typedef struct vf_exponential {
+    vf p, s1, s2;
+} vf_exponential;
+
+DSB_INLINE vf_exponential
+vf_exp_negative(vf a)
+{
+    const float magic = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer */
+    vf t = vf_fma(a, vf_splat(-1.44269504088896341f), vf_splat(magic));
+    vf n = t - magic;
+    vi power = (vi)t - 0x4b400000, half = power >> 1;
+    vf r = vf_fma(n, vf_splat(-0.693359375f), -a);
+    vf p = vf_splat(1.9875691500e-4f);
+    vf_exponential e;
+
+    r = vf_fma(n, vf_splat(2.12194440e-4f), r);
+    p = vf_fma(p, r, vf_splat(1.3981999507e-3f));
+    p = vf_fma(p, r, vf_splat(8.3334519073e-3f));
+    p = vf_fma(p, r, vf_splat(4.1665795894e-2f));
+    p = vf_fma(p, r, vf_splat(1.6666665459e-1f));
+    p = vf_fma(p, r, vf_splat(5.0000001201e-1f));
+    e.p = vf_fma(p, r * r, r + 1.0f);
+    e.s1 = (vf)((half + 127) << 23);
+    e.s2 = (vf)((power - half + 127) << 23);
+    return e;
+}
+
+/* |x| cut at 120, where exp(-|x|) is zero in float32; NaN stays NaN. */
+DSB_INLINE vf
+vf_magnitude(vf x)
+{
+    vf a = vf_abs(x);
+
+    return vf_select(a > 120.0f, vf_splat(120.0f), a);
+}
+
+/* x / (1 + exp(-x)), written with exp(-|x|) so that nothing overflows. */
+DSB_INLINE vf
+vf_silu(vf x)
+{
+    vf_exponential e = vf_exp_negative(vf_magnitude(x));
+    vf low = vf_select(x < -120.0f, vf_splat(-120.0f), x);
+    vf top = vf_select(x >= 0.0f, x, low * e.p * e.s1 * e.s2);
+
+    return top / (e.p * e.s1 * e.s2 + 1.0f);
+}
+
+/* The derivative of SiLU: s (1 + x (1 - s)), s = sigmoid(x). */
+DSB_INLINE vf
+vf_silu_slope(vf x)
+{
+    vf a = vf_magnitude(x), one = vf_splat(1.0f);
+    vf_exponential e = vf_exp_negative(a);
+    vf small = e.p * e.s1 * e.s2, inverse = one / (small + 1.0f);
+    vi up = x >= 0.0f;
+    vf s = vf_select(up, one, small) * inverse, rest = vf_select(up, small, one) * inverse;
+
+    return s * vf_fma(vf_select(up, a, -a), rest, one);
+}
+
+#endif

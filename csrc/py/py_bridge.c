@@ -1,0 +1,682 @@
+#define PY_ARRAY_UNIQUE_SYMBOL dsb_numpy_api
+#define NO_IMPORT_ARRAY
+#include "py/core.h"
+
+#include <time.h>
+
+#include "bridge/trainer.h"
+
+#define TICK_SECONDS 0.05 /* how often a long call looks for Ctrl-C */
+
+typedef struct dsb_py_bridge {
+    PyObject_HEAD
+    dsb_bridge *bridge;
+    PyThread_type_lock lock;
+    PyObject *net, *source, *prior; /* what the bridge borrows */
+} dsb_py_bridge;
+
+/* ---- locks and Ctrl-C ---- */
+
+/* Waits without the GIL, so that the holder can finish. */
+static void
+lock_bridge(dsb_py_bridge *self)
+{
+    if (!PyThread_acquire_lock(self->lock, NOWAIT_LOCK)) {
+        Py_BEGIN_ALLOW_THREADS
+        PyThread_acquire_lock(self->lock, WAIT_LOCK);
+        Py_END_ALLOW_THREADS
+    }
+}
+
+static void
+unlock_bridge(dsb_py_bridge *self)
+{
+    PyThread_release_lock(self->lock);
+}
+
+/* Looks for signals while the GIL is released; `saved` is the thread state to come back to. */
+typedef struct signal_watch {
+    PyThreadState *saved;
+    double next;
+} signal_watch;
+
+static double
+now(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static bool
+signal_raised(void *context)
+{
+    signal_watch *watch = context;
+    int raised;
+
+    if (now() < watch->next) {
+        return false;
+    }
+    PyEval_RestoreThread(watch->saved);
+    raised = PyErr_CheckSignals();
+    watch->saved = PyEval_SaveThread();
+    watch->next = now() + TICK_SECONDS;
+    return raised != 0;
+}
+
+/* ---- making ---- */
+
+static PyObject *
+module_of(dsb_py_bridge *self)
+{
+    return PyType_GetModule(Py_TYPE((PyObject *)self));
+}
+
+/* Index of `name` among the strings of `choices` (NULL at the end), or -1 with a ValueError. */
+static int
+choose(const char *name, const char *argument, const char *const *choices)
+{
+    PyObject *list;
+
+    for (int i = 0; choices[i] != NULL; i++) {
+        if (strcmp(choices[i], name) == 0) {
+            return i;
+        }
+    }
+    list = PyList_New(0);
+    for (int i = 0; list != NULL && choices[i] != NULL; i++) {
+        PyObject *choice = PyUnicode_FromString(choices[i]);
+
+        if (choice == NULL || PyList_Append(list, choice) < 0) {
+            Py_CLEAR(list);
+        }
+        Py_XDECREF(choice);
+    }
+    if (list != NULL) {
+        PyErr_Format(PyExc_ValueError, "%s: expected one of %R, got '%s'", argument, list, name);
+        Py_DECREF(list);
+    }
+    return -1;
+}
+
+static int
+is_given(PyObject *object)
+{
+    return object != NULL && object != Py_None;
+}
+
+static int
+get_end(PyObject *module, const char *name, PyObject *rows, PyObject *mean, PyObject *factor,
+        float scale, float shift, int64_t dim, dsb_end *end)
+{
+    dsb_tensor view;
+
+    if (is_given(rows)) {
+        if (dsb_py_view_any(rows, name, &view) < 0) {
+            return -1;
+        }
+        if (view.dtype != DSB_FLOAT32 && view.dtype != DSB_UINT8) {
+            PyErr_Format(PyExc_TypeError, "%s: expected dtype float32 or uint8, got %s", name,
+                         dsb_dtype_name(view.dtype));
+            return -1;
+        }
+        if (dsb_py_view(module, rows, name, view.dtype, 2, (int64_t[]){-1, dim}, &view) < 0) {
+            return -1;
+        }
+        end->rows = (dsb_rows){view.data, view.dtype, view.shape[0], dim, scale, shift};
+        return 0;
+    }
+    if (!is_given(mean) || !is_given(factor)) {
+        PyErr_Format(PyExc_ValueError, "%s: expected rows of data, or %s_mean and %s_factor", name, name, name);
+        return -1;
+    }
+    if (dsb_py_view(module, mean, name, DSB_FLOAT32, 1, (int64_t[]){dim}, &view) < 0) {
+        return -1;
+    }
+    end->mean = view.data;
+    if (dsb_py_view(module, factor, name, DSB_FLOAT32, 2, (int64_t[]){dim, dim}, &view) < 0) {
+        return -1;
+    }
+    end->factor = view.data;
+    return 0;
+}
+
+/* What the constructor was given, before it is understood. */
+typedef struct arguments {
+    PyObject *net, *source, *source_mean, *source_factor, *prior, *prior_mean, *prior_factor;
+    PyObject *reference_mean, *steps;
+    double source_scale, source_shift, prior_scale, prior_shift, reference_precision;
+    const char *convention, *output, *objective;
+    int closed_form, antithetic, cosine;
+    double beta1, beta2, epsilon, ema;
+    long long cache_bytes;
+    unsigned long long seed;
+} arguments;
+
+static int
+parse_arguments(PyObject *args, PyObject *kwargs, arguments *a, dsb_bridge_config *c)
+{
+    static char *names[] = {"", "source", "source_scale", "source_shift", "source_mean", "source_factor",
+                            "prior", "prior_scale", "prior_shift", "prior_mean", "prior_factor",
+                            "reference_mean", "reference_precision", "steps", "convention", "output",
+                            "objective", "closed_form", "antithetic", "batch", "microbatch", "lanes",
+                            "refresh", "reuse", "cache_bytes", "learning_rate", "cosine", "beta1",
+                            "beta2", "epsilon", "clip", "ema", "seed", NULL};
+
+    return PyArg_ParseTupleAndKeywords(
+        args, kwargs, "O|$OddOOOddOOOdOsssppiiiiiLdpdddddK", names, &a->net, &a->source,
+        &a->source_scale, &a->source_shift, &a->source_mean, &a->source_factor, &a->prior,
+        &a->prior_scale, &a->prior_shift, &a->prior_mean, &a->prior_factor, &a->reference_mean,
+        &a->reference_precision, &a->steps, &a->convention, &a->output, &a->objective, &a->closed_form,
+        &a->antithetic, &c->batch, &c->microbatch, &c->lanes, &c->refresh, &c->reuse, &a->cache_bytes,
+        &c->rate.rate, &a->cosine, &a->beta1, &a->beta2, &a->epsilon, &c->rate.clip, &a->ema, &a->seed);
+}
+
+static int
+understand(PyObject *module, arguments *a, dsb_bridge_config *c)
+{
+    static const char *const conventions[] = {"grid", "official", NULL};
+    static const char *const outputs[] = {"mean", "step", "drift", NULL};
+    const dsb_module_state *state = PyModule_GetState(module);
+    int convention = choose(a->convention, "convention", conventions), output = -1;
+    int64_t dim;
+    dsb_tensor view;
+
+    if (convention < 0 || (output = choose(a->output, "output", outputs)) < 0) {
+        return -1;
+    }
+    if (!PyObject_TypeCheck(a->net, state->net_type)) {
+        PyErr_Format(PyExc_TypeError, "net: expected a dsb._core.Net, got %R", Py_TYPE(a->net));
+        return -1;
+    }
+    c->net = ((dsb_py_net *)a->net)->net;
+    dim = dsb_net_dim(c->net);
+    if (!is_given(a->reference_mean) || !is_given(a->steps)) {
+        PyErr_SetString(PyExc_TypeError, "reference_mean and steps are required");
+        return -1;
+    }
+    if (get_end(module, "source", a->source, a->source_mean, a->source_factor, (float)a->source_scale,
+                (float)a->source_shift, dim, &c->source) < 0 ||
+        get_end(module, "prior", a->prior, a->prior_mean, a->prior_factor, (float)a->prior_scale,
+                (float)a->prior_shift, dim, &c->prior) < 0 ||
+        dsb_py_view(module, a->reference_mean, "reference_mean", DSB_FLOAT32, 1, (int64_t[]){dim},
+                    &view) < 0) {
+        return -1;
+    }
+    c->reference_mean = view.data;
+    if (dsb_py_view(module, a->steps, "steps", DSB_FLOAT64, 1, (int64_t[]){-1}, &view) < 0) {
+        return -1;
+    }
+    c->n = view.shape[0] > DSB_MAX_STEPS ? DSB_MAX_STEPS + 1 : (int)view.shape[0];
+    c->g = view.data;
+    c->reference_precision = a->reference_precision;
+    c->convention = (dsb_convention)convention;
+    c->output = (dsb_output)output;
+    c->objective = a->objective;
+    c->closed_form = a->closed_form;
+    c->antithetic = a->antithetic;
+    c->cache_bytes = a->cache_bytes;
+    c->rate.cosine = a->cosine;
+    c->adam = (dsb_adam){(float)a->beta1, (float)a->beta2, (float)a->epsilon, (float)a->ema};
+    c->seed = a->seed;
+    return 0;
+}
+
+static PyObject *
+bridge_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    PyObject *module = PyType_GetModule(type);
+    allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
+    arguments a = {.source_scale = 1.0, .prior_scale = 1.0, .convention = "grid", .output = "drift",
+                   .objective = "dsb", .closed_form = 1, .beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8};
+    dsb_bridge_config config = {.batch = 512, .refresh = 100, .reuse = 1, .rate = {.rate = 1e-3}};
+    dsb_py_bridge *self;
+    dsb_status status;
+
+    if (!parse_arguments(args, kwargs, &a, &config) || understand(module, &a, &config) < 0) {
+        return NULL;
+    }
+    self = (dsb_py_bridge *)alloc(type, 0);
+    if (self == NULL) {
+        return NULL;
+    }
+    self->lock = PyThread_allocate_lock();
+    if (self->lock == NULL) {
+        Py_DECREF(self);
+        return PyErr_NoMemory();
+    }
+    self->net = Py_NewRef(a.net);
+    self->source = a.source != NULL ? Py_NewRef(a.source) : NULL;
+    self->prior = a.prior != NULL ? Py_NewRef(a.prior) : NULL;
+    Py_BEGIN_ALLOW_THREADS
+    status = dsb_bridge_create(&config, dsb_cpu_backend(), &self->bridge);
+    Py_END_ALLOW_THREADS
+    if (status != DSB_OK) {
+        Py_DECREF(self);
+        return dsb_py_raise(module, status);
+    }
+    return (PyObject *)self;
+}
+
+static int
+bridge_traverse(PyObject *object, visitproc visit, void *arg)
+{
+    dsb_py_bridge *self = (dsb_py_bridge *)object;
+
+    Py_VISIT(Py_TYPE(object));
+    Py_VISIT(self->net);
+    Py_VISIT(self->source);
+    Py_VISIT(self->prior);
+    return 0;
+}
+
+/* No tp_clear: the bridge reads what it refers to until it is gone, and nothing it refers to can refer
+ * back to it except through an array's attributes, which plain arrays do not have. */
+static void
+bridge_dealloc(PyObject *object)
+{
+    dsb_py_bridge *self = (dsb_py_bridge *)object;
+    PyTypeObject *type = Py_TYPE(object);
+    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
+
+    PyObject_GC_UnTrack(object);
+    dsb_bridge_destroy(self->bridge);
+    if (self->lock != NULL) {
+        PyThread_free_lock(self->lock);
+    }
+    Py_XDECREF(self->net);
+    Py_XDECREF(self->source);
+    Py_XDECREF(self->prior);
+    release(object);
+    Py_DECREF(type);
+}
+
+/* ---- training ---- */
+
+static PyObject *
+bridge_begin(PyObject *object, PyObject *argument)
+{
+    dsb_py_bridge *self = (dsb_py_bridge *)object;
+    long long steps = PyLong_AsLongLong(argument);
+    dsb_status status;
+
+    if (steps == -1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    lock_bridge(self);
+    status = dsb_bridge_begin(self->bridge, steps);
+    unlock_bridge(self);
+    if (status != DSB_OK) {
+        return dsb_py_raise(module_of(self), status);
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+bridge_run(PyObject *object, PyObject *args)
+{
+    dsb_py_bridge *self = (dsb_py_bridge *)object;
+    long long steps;
+    double seconds = 0.1;
+    int64_t done;
+    signal_watch watch = {.next = now() + TICK_SECONDS};
+    dsb_status status;
+
+    if (!PyArg_ParseTuple(args, "L|d", &steps, &seconds)) {
+        return NULL;
+    }
+    lock_bridge(self);
+    watch.saved = PyEval_SaveThread();
+    status = dsb_bridge_run(self->bridge, steps, seconds, (dsb_tick){signal_raised, &watch}, &done);
+    PyEval_RestoreThread(watch.saved);
+    unlock_bridge(self);
+    return status != DSB_OK ? dsb_py_raise(module_of(self), status) : PyLong_FromLongLong(done);
+}
+
+static PyObject *
+bridge_log(PyObject *object, PyObject *unused)
+{
+    dsb_py_bridge *self = (dsb_py_bridge *)object;
+    PyObject *loss, *norm = NULL;
+    float *l, *n;
+    int64_t logged;
+
+    (void)unused;
+    lock_bridge(self);
+    logged = self->bridge->logged;
+    loss = dsb_py_array(DSB_FLOAT32, 1, &logged, &l);
+    if (loss != NULL) {
+        norm = dsb_py_array(DSB_FLOAT32, 1, &logged, &n);
+    }
+    if (norm != NULL && logged > 0) {
+        memcpy(l, self->bridge->loss, sizeof(float) * (size_t)logged);
+        memcpy(n, self->bridge->norm, sizeof(float) * (size_t)logged);
+    }
+    unlock_bridge(self);
+    if (norm == NULL) {
+        Py_XDECREF(loss);
+        return NULL;
+    }
+    return Py_BuildValue("NN", loss, norm);
+}
+
+/* ---- state ---- */
+
+static int
+get_direction(const char *name)
+{
+    static const char *const directions[] = {"backward", "forward", NULL};
+
+    return choose(name, "direction", directions);
+}
+
+static PyObject *
+bridge_trained(PyObject *object, PyObject *argument)
+{
+    const dsb_py_bridge *self = (dsb_py_bridge *)object;
+    const char *name = PyUnicode_Check(argument) ? PyUnicode_AsUTF8AndSize(argument, NULL) : "";
+    int direction = name != NULL ? get_direction(name) : -1;
+
+    return direction < 0 ? NULL : PyBool_FromLong(self->bridge->learners[direction].trained);
+}
+
+static int
+get_plane_of(dsb_py_bridge *self, const char *direction, const char *which, float **plane)
+{
+    static const char *const planes[] = {"theta", "m", "v", "ema", NULL};
+    int d = get_direction(direction), p = d < 0 ? -1 : choose(which, "which", planes);
+
+    if (p < 0) {
+        return -1;
+    }
+    *plane = self->bridge->learners[d].planes[p];
+    if (*plane == NULL) {
+        PyErr_SetString(PyExc_ValueError, "which: no moving average is kept (ema = 0)");
+        return -1;
+    }
+    return 0;
+}
+
+static PyObject *
+bridge_get_plane(PyObject *object, PyObject *args)
+{
+    dsb_py_bridge *self = (dsb_py_bridge *)object;
+    const char *direction, *which;
+    float *plane, *out;
+    PyObject *array;
+
+    if (!PyArg_ParseTuple(args, "ss", &direction, &which) ||
+        get_plane_of(self, direction, which, &plane) < 0) {
+        return NULL;
+    }
+    array = dsb_py_array(DSB_FLOAT32, 1, &self->bridge->net->plane, &out);
+    if (array != NULL) {
+        lock_bridge(self);
+        self->bridge->be->download(out, plane, sizeof(float) * (size_t)self->bridge->net->plane);
+        unlock_bridge(self);
+    }
+    return array;
+}
+
+static PyObject *
+bridge_set_plane(PyObject *object, PyObject *args)
+{
+    dsb_py_bridge *self = (dsb_py_bridge *)object;
+    const char *direction, *which;
+    PyObject *array;
+    float *plane;
+    dsb_tensor view;
+
+    if (!PyArg_ParseTuple(args, "ssO", &direction, &which, &array) ||
+        get_plane_of(self, direction, which, &plane) < 0 ||
+        dsb_py_view(module_of(self), array, "plane", DSB_FLOAT32, 1, &self->bridge->net->plane, &view) < 0) {
+        return NULL;
+    }
+    lock_bridge(self);
+    self->bridge->be->upload(plane, view.data, sizeof(float) * (size_t)self->bridge->net->plane);
+    dsb_bridge_planes_changed(self->bridge);
+    unlock_bridge(self);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+bridge_get_position(PyObject *object, PyObject *unused)
+{
+    dsb_py_bridge *self = (dsb_py_bridge *)object;
+    dsb_position p;
+
+    (void)unused;
+    lock_bridge(self);
+    p = dsb_bridge_position(self->bridge);
+    unlock_bridge(self);
+    return Py_BuildValue("{s:L,s:L,s:L,s:L,s:L,s:i,s:i}", "half_bridge", (long long)p.half_bridge, "step",
+                         (long long)p.step, "steps", (long long)p.steps, "adam_backward",
+                         (long long)p.adam_steps[DSB_BACKWARD], "adam_forward",
+                         (long long)p.adam_steps[DSB_FORWARD], "trained_backward",
+                         (int)p.trained[DSB_BACKWARD], "trained_forward", (int)p.trained[DSB_FORWARD]);
+}
+
+static int
+get_count(PyObject *dict, const char *key, int64_t *value)
+{
+    PyObject *item = PyDict_GetItemString(dict, key);
+
+    if (item == NULL || !PyLong_Check(item)) {
+        PyErr_Format(PyExc_ValueError, "position: expected an integer '%s'", key);
+        return -1;
+    }
+    *value = PyLong_AsLongLong(item);
+    return *value == -1 && PyErr_Occurred() ? -1 : 0;
+}
+
+static PyObject *
+bridge_set_position(PyObject *object, PyObject *args)
+{
+    dsb_py_bridge *self = (dsb_py_bridge *)object;
+    PyObject *dict, *loss, *norm;
+    dsb_tensor l, n;
+    dsb_position p;
+    int64_t trained[2];
+    dsb_status status;
+
+    if (!PyArg_ParseTuple(args, "O!OO", &PyDict_Type, &dict, &loss, &norm) ||
+        get_count(dict, "half_bridge", &p.half_bridge) < 0 || get_count(dict, "step", &p.step) < 0 ||
+        get_count(dict, "steps", &p.steps) < 0 ||
+        get_count(dict, "adam_backward", &p.adam_steps[DSB_BACKWARD]) < 0 ||
+        get_count(dict, "adam_forward", &p.adam_steps[DSB_FORWARD]) < 0 ||
+        get_count(dict, "trained_backward", &trained[DSB_BACKWARD]) < 0 ||
+        get_count(dict, "trained_forward", &trained[DSB_FORWARD]) < 0) {
+        return NULL;
+    }
+    p.trained[0] = trained[0] != 0;
+    p.trained[1] = trained[1] != 0;
+    if (p.step < 0 ||
+        dsb_py_view(module_of(self), loss, "loss", DSB_FLOAT32, 1, &p.step, &l) < 0 ||
+        dsb_py_view(module_of(self), norm, "norm", DSB_FLOAT32, 1, &p.step, &n) < 0) {
+        if (!PyErr_Occurred()) {
+            PyErr_SetString(PyExc_ValueError, "position: 'step' must not be negative");
+        }
+        return NULL;
+    }
+    lock_bridge(self);
+    status = dsb_bridge_set_position(self->bridge, &p, l.data, n.data);
+    unlock_bridge(self);
+    if (status != DSB_OK) {
+        return dsb_py_raise(module_of(self), status);
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+bridge_memory(PyObject *object, PyObject *unused)
+{
+    dsb_memory m = dsb_bridge_memory(((dsb_py_bridge *)object)->bridge);
+
+    (void)unused;
+    return Py_BuildValue("{s:n,s:n,s:n,s:n,s:n,s:n}", "planes", (Py_ssize_t)m.planes, "gradients",
+                         (Py_ssize_t)m.gradients, "activations", (Py_ssize_t)m.activations, "weights",
+                         (Py_ssize_t)m.weights, "cache", (Py_ssize_t)m.cache, "total",
+                         (Py_ssize_t)m.total);
+}
+
+/* ---- answers ---- */
+
+static PyObject *
+bridge_sample(PyObject *object, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"", "", "n", "x", "steps", "final_noise", "paths", NULL};
+    dsb_py_bridge *self = (dsb_py_bridge *)object;
+    PyObject *module = module_of(self), *x = NULL, *steps = NULL, *array;
+    const char *name;
+    unsigned long long seed;
+    long long n = 0;
+    int final_noise = 0, paths = 0, direction;
+    int64_t dim = self->bridge->schedule.n > 0 ? dsb_net_dim(self->bridge->net) : 0;
+    int64_t states = self->bridge->schedule.n + 1;
+    dsb_sample_request request = {.n = 0};
+    dsb_tensor start, grid = {.data = NULL};
+    signal_watch watch = {.next = now() + TICK_SECONDS};
+    dsb_status status;
+
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "sK|$LOOpp", names, &name, &seed, &n, &x, &steps,
+                                     &final_noise, &paths)) {
+        return NULL;
+    }
+    direction = get_direction(name);
+    if (direction < 0) {
+        return NULL;
+    }
+    request.n = n;
+    if (is_given(x)) {
+        if (dsb_py_view(module, x, "x", DSB_FLOAT32, 2, (int64_t[]){-1, dim}, &start) < 0) {
+            return NULL;
+        }
+        request.x = start.data;
+        request.n = start.shape[0];
+    }
+    if (is_given(steps)) {
+        if (dsb_py_view(module, steps, "steps", DSB_FLOAT64, 1, (int64_t[]){-1}, &grid) < 0) {
+            return NULL;
+        }
+        states = grid.shape[0] + 1;
+    }
+    if (request.n < 1 || states > DSB_MAX_STEPS + 1) {
+        PyErr_Format(PyExc_ValueError, "expected at least one row and at most %d steps, got %lld and %lld",
+                     DSB_MAX_STEPS, (long long)request.n, (long long)states - 1);
+        return NULL;
+    }
+    request.seed = seed;
+    request.final_noise = final_noise;
+    request.paths = paths;
+    array = paths ? dsb_py_array(DSB_FLOAT32, 3, (int64_t[]){request.n, states, dim}, &request.out)
+                  : dsb_py_array(DSB_FLOAT32, 2, (int64_t[]){request.n, dim}, &request.out);
+    if (array == NULL) {
+        return NULL;
+    }
+    lock_bridge(self);
+    watch.saved = PyEval_SaveThread();
+    status = dsb_bridge_sample(self->bridge, (dsb_direction)direction, (int)states - 1, grid.data, &request,
+                               (dsb_tick){signal_raised, &watch});
+    PyEval_RestoreThread(watch.saved);
+    unlock_bridge(self);
+    if (status != DSB_OK) {
+        Py_DECREF(array);
+        return dsb_py_raise(module, status);
+    }
+    return array;
+}
+
+static PyObject *
+bridge_drift(PyObject *object, PyObject *args)
+{
+    dsb_py_bridge *self = (dsb_py_bridge *)object;
+    PyObject *module = module_of(self), *x, *t, *array;
+    const char *name;
+    int direction;
+    int64_t dim = dsb_net_dim(self->bridge->net);
+    dsb_tensor states, times;
+    float *out;
+    dsb_status status;
+
+    if (!PyArg_ParseTuple(args, "sOO", &name, &x, &t)) {
+        return NULL;
+    }
+    direction = get_direction(name);
+    if (direction < 0 || dsb_py_view(module, x, "x", DSB_FLOAT32, 2, (int64_t[]){-1, dim}, &states) < 0 ||
+        dsb_py_view(module, t, "t", DSB_FLOAT32, 1, &states.shape[0], &times) < 0) {
+        return NULL;
+    }
+    array = dsb_py_array(DSB_FLOAT32, 2, states.shape, &out);
+    if (array == NULL) {
+        return NULL;
+    }
+    lock_bridge(self);
+    Py_BEGIN_ALLOW_THREADS
+    status = dsb_bridge_drift(self->bridge, (dsb_direction)direction, states.shape[0], states.data,
+                              times.data, out);
+    Py_END_ALLOW_THREADS
+    unlock_bridge(self);
+    if (status != DSB_OK) {
+        Py_DECREF(array);
+        return dsb_py_raise(module, status);
+    }
+    return array;
+}
+
+/* ---- the type ---- */
+
+enum { GET_MICROBATCH, GET_LANES, GET_REFRESH, GET_HALF_BRIDGE, GET_STEP, GET_STEPS };
+
+static PyObject *
+bridge_get(PyObject *object, void *closure)
+{
+    const dsb_bridge *bridge = ((dsb_py_bridge *)object)->bridge;
+    const int64_t values[] = {
+        [GET_MICROBATCH] = bridge->config.microbatch, [GET_LANES] = bridge->config.lanes,
+        [GET_REFRESH] = bridge->config.refresh,       [GET_HALF_BRIDGE] = bridge->half_bridge,
+        [GET_STEP] = bridge->step,                    [GET_STEPS] = bridge->n_steps,
+    };
+
+    return PyLong_FromLongLong(values[(intptr_t)closure]);
+}
+
+static PyGetSetDef bridge_properties[] = {
+    {"microbatch", bridge_get, NULL, "Rows of a microbatch.", (void *)GET_MICROBATCH},
+    {"lanes", bridge_get, NULL, "Gradient lanes.", (void *)GET_LANES},
+    {"refresh", bridge_get, NULL, "Gradient steps that a window of the cache serves.", (void *)GET_REFRESH},
+    {"half_bridge", bridge_get, NULL, "Half-bridges finished.", (void *)GET_HALF_BRIDGE},
+    {"step", bridge_get, NULL, "Steps done in the current half-bridge.", (void *)GET_STEP},
+    {"steps", bridge_get, NULL, "Steps of the current half-bridge; 0: not begun.", (void *)GET_STEPS},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyMethodDef bridge_methods[] = {
+    {"begin", bridge_begin, METH_O, "begin(steps): starts the next half-bridge."},
+    {"run", bridge_run, METH_VARARGS, "run(steps, seconds=0.1): gradient steps; how many were done."},
+    {"log", bridge_log, METH_NOARGS, "Loss and gradient norm of each step of the half-bridge."},
+    {"trained", bridge_trained, METH_O, "trained(direction): whether its net has had a step."},
+    {"memory", bridge_memory, METH_NOARGS, "Bytes by purpose."},
+    {"get_plane", bridge_get_plane, METH_VARARGS, "get_plane(direction, which): a copy."},
+    {"set_plane", bridge_set_plane, METH_VARARGS, "set_plane(direction, which, plane)."},
+    {"get_position", bridge_get_position, METH_NOARGS, "Where training stands."},
+    {"set_position", bridge_set_position, METH_VARARGS, "set_position(position, loss, norm)."},
+    {"sample", (PyCFunction)(void (*)(void))bridge_sample, METH_VARARGS | METH_KEYWORDS,
+     "sample(direction, seed, *, n, x, steps, final_noise, paths)."},
+    {"drift", bridge_drift, METH_VARARGS, "drift(direction, x, t)."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot bridge_slots[] = {
+    {Py_tp_new, bridge_new},         {Py_tp_dealloc, bridge_dealloc},
+    {Py_tp_traverse, bridge_traverse}, {Py_tp_methods, bridge_methods},
+    {Py_tp_getset, bridge_properties}, {Py_tp_doc, "Nets of both directions and the loop that trains them."},
+    {0, NULL},
+};
+
+PyType_Spec dsb_bridge_spec = {
+    .name = "dsb._core.Bridge",
+    .basicsize = sizeof(dsb_py_bridge),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = bridge_slots,
+};
