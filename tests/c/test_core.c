@@ -1,0 +1,316 @@
+/* The C core without Python, for the sanitizers: odd shapes, every option of the trainer, interruption,
+ * NaN, and every allocation failing in turn. Prints what failed and exits 1. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "bridge/trainer.h"
+
+#define DIM 3
+#define ROWS 70
+#define STEPS 5
+
+static int failures;
+
+#define CHECK(condition)                                                       \
+    do {                                                                       \
+        if (!(condition)) {                                                    \
+            printf("%s:%d: failed: %s (last message: %s)\n", __FILE__, __LINE__, #condition, \
+                   dsb_last_message());                                        \
+            failures++;                                                        \
+        }                                                                      \
+    } while (0)
+
+/* ---- nets ---- */
+
+static dsb_status
+add(dsb_net *net, const char *kind, const char *name, int a, int b, int width, int *value)
+{
+    dsb_op_spec spec = {.kind = kind, .name = name, .inputs = {a, b}, .n_inputs = b < 0 ? 1 : 2,
+                        .width = width, .slope = 0.01f};
+
+    return dsb_net_add(net, &spec, value);
+}
+
+/* Every op, both activations, a residual, widths on and off the vector's length, and a branch that
+ * nobody reads. */
+static dsb_status
+build_ops(dsb_net *net, int dim)
+{
+    int x, t, e, h, a, b, c, s, y, unused;
+
+    DSB_TRY(dsb_net_input(net, "x", dim, &x));
+    DSB_TRY(dsb_net_input(net, "t", 1, &t));
+    DSB_TRY(add(net, "embed", "e", t, -1, 16, &e));
+    DSB_TRY(add(net, "linear", "te", e, -1, 16, &e));
+    DSB_TRY(add(net, "linear", "in", x, -1, 32, &h));
+    DSB_TRY(add(net, "silu", "h", h, -1, 0, &h));
+    DSB_TRY(add(net, "concat", "cat", h, e, 0, &c));
+    DSB_TRY(add(net, "linear", "l1", c, -1, 33, &a));
+    DSB_TRY(add(net, "leaky_relu", "a1", a, -1, 0, &a));
+    DSB_TRY(add(net, "linear", "l2", a, -1, 33, &b));
+    DSB_TRY(add(net, "silu", "a2", b, -1, 0, &b));
+    DSB_TRY(add(net, "add", "sum", a, b, 0, &s));
+    DSB_TRY(add(net, "linear", "dead", s, -1, 5, &unused));
+    DSB_TRY(add(net, "concat", "odd", s, x, 0, &s));
+    DSB_TRY(add(net, "linear", "out", s, -1, dim, &y));
+    return dsb_net_finish(net, y);
+}
+
+static dsb_status
+build_net(int dim, dsb_net **out)
+{
+    dsb_status status = dsb_net_create(out);
+
+    if (status == DSB_OK) {
+        status = build_ops(*out, dim);
+    }
+    if (status != DSB_OK) {
+        dsb_net_destroy(*out);
+        *out = NULL;
+    }
+    return status;
+}
+
+/* One pass in the given memory layout; its results go behind one another into `result`. */
+static dsb_status
+run_pass(const dsb_net *net, dsb_mode mode, int rows, bool keep, float *result)
+{
+    const dsb_backend *be = dsb_cpu_backend();
+    int dim = dsb_net_dim(net);
+    dsb_plan *plan;
+    dsb_exec *exec;
+    dsb_weights weights;
+    float *theta = malloc(sizeof *theta * (size_t)net->plane);
+
+    dsb_net_init(net, 7, 0, theta);
+    DSB_TRY(dsb_plan_create(net, mode, rows, keep, &plan));
+    DSB_TRY(dsb_exec_create(plan, be, &exec));
+    DSB_TRY(dsb_weights_init(&weights, net, be, mode != DSB_INFER));
+    dsb_weights_pack(&weights, theta, 1);
+    for (int r = 0; r < rows; r++) {
+        for (int i = 0; i < dim; i++) {
+            exec->inputs[DSB_PORT_X].data[r * exec->inputs[DSB_PORT_X].ld + i] = sinf((float)(r + 3 * i));
+        }
+        exec->inputs[DSB_PORT_T].data[r * exec->inputs[DSB_PORT_T].ld] = 17.5f;
+    }
+    dsb_exec_forward(exec, &weights.view, rows);
+    be->copy(NULL, rows, dim, exec->output.data, exec->output.ld, 0, result, dim);
+    if (mode != DSB_INFER) {
+        be->copy(NULL, rows, dim, exec->output.data, exec->output.ld, 0, exec->d_output.data,
+                 exec->d_output.ld);
+        memset(result + rows * dim, 0, sizeof(float) * (size_t)net->plane);
+        dsb_exec_backward(exec, &weights.view, rows, mode == DSB_TRAIN ? result + rows * dim : NULL, 0);
+    }
+    if (mode == DSB_VJP) {
+        be->copy(NULL, rows, dim, exec->d_x.data, exec->d_x.ld, 0, result + rows * dim, dim);
+    }
+    dsb_weights_clear(&weights);
+    dsb_exec_destroy(exec);
+    dsb_plan_destroy(plan);
+    free(theta);
+    return DSB_OK;
+}
+
+static void
+test_plans(void)
+{
+    static const int dims[] = {1, 2, 3, 16, 17, 50}, sizes[] = {1, 3, 63, 64, 65};
+
+    for (size_t i = 0; i < sizeof dims / sizeof *dims; i++) {
+        dsb_net *net = NULL;
+
+        CHECK(build_net(dims[i], &net) == DSB_OK);
+        for (size_t j = 0; j < sizeof sizes / sizeof *sizes; j++) {
+            for (int mode = DSB_INFER; mode <= DSB_VJP; mode++) {
+                size_t n = (size_t)(sizes[j] * dims[i] * 2 + net->plane);
+                float *a = calloc(n, sizeof *a), *b = calloc(n, sizeof *b);
+
+                CHECK(run_pass(net, (dsb_mode)mode, sizes[j], false, a) == DSB_OK);
+                CHECK(run_pass(net, (dsb_mode)mode, sizes[j], true, b) == DSB_OK);
+                CHECK(memcmp(a, b, n * sizeof *a) == 0);
+                free(a);
+                free(b);
+            }
+        }
+        dsb_net_destroy(net);
+    }
+}
+
+/* ---- bridges ---- */
+
+static float data[ROWS * DIM], mean[DIM], factor[DIM * DIM];
+static double steps[STEPS] = {0.1, 0.2, 0.05, 0.2, 0.1};
+
+static dsb_bridge_config
+configure(const dsb_net *net)
+{
+    for (int i = 0; i < ROWS * DIM; i++) {
+        data[i] = cosf((float)(i * i));
+    }
+    for (int i = 0; i < DIM; i++) {
+        factor[i * (DIM + 1)] = 1.0f;
+    }
+    return (dsb_bridge_config){
+        .net = net, .source.rows = {data, DSB_FLOAT32, ROWS, DIM, 1.0f, 0.0f},
+        .prior = {.mean = mean, .factor = factor}, .reference_mean = mean, .reference_precision = 0.5,
+        .n = STEPS, .g = steps, .output = DSB_OUTPUT_DRIFT, .objective = "dsb", .closed_form = true,
+        .batch = 50, .microbatch = 10, .lanes = 4, .refresh = 3, .reuse = 1, .rate = {.rate = 1e-3},
+        .adam = {0.9f, 0.999f, 1e-8f, 0.9f}, .seed = 5};
+}
+
+static bool
+stop_at(void *context)
+{
+    int *left = context;
+
+    return --*left == 0;
+}
+
+/* Two half-bridges of seven steps, stopping at the `stop`-th tick once, then a sample and paths. */
+static dsb_status
+train(dsb_bridge *bridge, int stop, float *sample)
+{
+    dsb_sample_request request = {.n = 5, .seed = 3, .paths = true, .out = sample};
+    int64_t done;
+
+    for (int h = 0; h < 3; h++) {
+        DSB_TRY(dsb_bridge_begin(bridge, 7));
+        while (bridge->n_steps > 0) {
+            dsb_status status = dsb_bridge_run(bridge, 4, 1e9, (dsb_tick){stop_at, &stop}, &done);
+
+            if (status != DSB_OK && status != DSB_ERR_INTERRUPTED) {
+                return status;
+            }
+        }
+    }
+    return dsb_bridge_sample(bridge, DSB_BACKWARD, 0, NULL, &request, (dsb_tick){NULL, NULL});
+}
+
+static dsb_status
+scenario(dsb_bridge_config *config, int stop, float *result)
+{
+    float x[2 * DIM] = {0.5f}, t[2] = {0.1f, 0.3f};
+    dsb_net *net = NULL;
+    dsb_bridge *bridge = NULL;
+    dsb_status status = build_net(DIM, &net);
+
+    if (status == DSB_OK) {
+        *config = configure(net);
+        status = dsb_bridge_create(config, dsb_cpu_backend(), &bridge);
+    }
+    if (status == DSB_OK) {
+        status = train(bridge, stop, result);
+    }
+    if (status == DSB_OK) {
+        status = dsb_bridge_drift(bridge, DSB_FORWARD, 2, x, t, result + 5 * (STEPS + 1) * DIM);
+    }
+    dsb_bridge_destroy(bridge);
+    dsb_net_destroy(net);
+    return status;
+}
+
+#define RESULT (5 * (STEPS + 1) * DIM + 2 * DIM)
+
+static void
+test_interruption(void)
+{
+    dsb_bridge_config config;
+    float whole[RESULT] = {0}, pieces[RESULT] = {0};
+
+    CHECK(scenario(&config, -1, whole) == DSB_OK);
+    for (int stop = 1; stop < 30; stop++) {
+        CHECK(scenario(&config, stop, pieces) == DSB_OK);
+        CHECK(memcmp(whole, pieces, sizeof whole) == 0);
+    }
+    CHECK(isfinite(whole[0]) && whole[3] != whole[0]);
+}
+
+/* Every allocation fails once: an error, no leak, no crash. */
+static void
+test_allocation(void)
+{
+    dsb_bridge_config config;
+    float result[RESULT];
+    int64_t live = dsb_alloc_live();
+    dsb_status status = DSB_ERR_MEMORY;
+    int n = 0;
+
+    while (status == DSB_ERR_MEMORY && n < 10000) {
+        dsb_alloc_fail_at(++n);
+        status = scenario(&config, -1, result);
+        dsb_alloc_fail_at(0);
+        CHECK(status == DSB_ERR_MEMORY || status == DSB_OK);
+        CHECK(dsb_alloc_live() == live);
+    }
+    CHECK(status == DSB_OK && n > 30);
+    printf("%d allocations failed in turn\n", n - 1);
+}
+
+static dsb_status
+try_options(const dsb_net *net, dsb_bridge_config config)
+{
+    float result[RESULT];
+    dsb_bridge *bridge;
+    dsb_status status;
+
+    config.net = net;
+    status = dsb_bridge_create(&config, dsb_cpu_backend(), &bridge);
+    if (status == DSB_OK) {
+        status = train(bridge, -1, result);
+    }
+    dsb_bridge_destroy(bridge);
+    return status;
+}
+
+static void
+test_options(void)
+{
+    dsb_net *net = NULL;
+
+    CHECK(build_net(DIM, &net) == DSB_OK);
+    for (int bits = 0; bits < 64; bits++) {
+        dsb_bridge_config c = configure(net);
+
+        c.closed_form = bits & 1;
+        c.antithetic = bits & 2;
+        c.objective = bits & 4 ? "simplified" : "dsb";
+        c.output = (dsb_output)((bits >> 3) % 3);
+        c.reuse = bits & 32 ? 3 : 1;
+        c.rate = (dsb_rate){1e-3, bits & 1, bits & 8 ? 0.5 : 0.0};
+        c.adam.ema = bits & 16 ? 0.99f : 0.0f;
+        CHECK(try_options(net, c) == DSB_OK);
+    }
+    {
+        dsb_bridge_config c = configure(net);
+
+        data[4] = NAN;
+        CHECK(try_options(net, c) == DSB_ERR_NUMERIC);
+        CHECK(strstr(dsb_last_message(), "backward half-bridge of iteration 1") != NULL);
+        c = configure(net);
+        c.rate.rate = 1e30;
+        CHECK(try_options(net, c) == DSB_ERR_NUMERIC);
+        c = configure(net);
+        c.lanes = 3;
+        CHECK(try_options(net, c) == DSB_ERR_VALUE);
+    }
+    dsb_net_destroy(net);
+}
+
+int
+main(void)
+{
+    printf("instruction set %s\n", dsb_cpu_backend()->isa);
+    test_plans();
+    for (int threads = 1; threads <= 3; threads++) {
+        CHECK(dsb_pool_set_threads(threads) == DSB_OK);
+        test_interruption();
+    }
+    test_options();
+    test_allocation();
+    CHECK(dsb_alloc_live() == 0);
+    printf(failures == 0 ? "all passed\n" : "%d failed\n", failures);
+    return failures != 0;
+}
