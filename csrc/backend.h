@@ -103,14 +103,15 @@ typedef struct dsb_backend {
     void (*free)(void *block);
     void (*upload)(void *to, const void *from, size_t bytes);   /* host to device */
     void (*download)(void *to, const void *from, size_t bytes); /* device to host */
-    int (*workers)(void);                                      /* how many tasks run at once */
+    int (*workers)(void);                                       /* how many tasks run at once */
     void (*parallel)(int max_workers, int64_t n, dsb_task run, void *context);
 
     /* ---- linear: y = x W^T + b, W [n_out, n_in] as PyTorch keeps it ----
      * A packed copy in panels of DSB_PANEL columns is made once per change of W and shared by workers:
      * forward [ceil(n_out/16)][n_in][16], zero beyond n_out; transposed [ceil(n_in/16)][n_out][16]. */
     void (*linear_pack)(dsb_stream *, int n_in, int n_out, const float *w, float *packed);
-    void (*linear_pack_transposed)(dsb_stream *, int n_in, int n_out, const float *w, float *packed);
+    void (*linear_pack_transposed)(dsb_stream *, int n_in, int n_out, const float *w,
+                                   float *packed);
     /* y = act(z), z = x W^T + b; z is stored too where `z` is not NULL (same pitch as y). */
     void (*linear_forward)(dsb_stream *, int rows, int n_in, int n_out, const float *x, int64_t ldx,
                            const float *packed, const float *b, dsb_activation act, float slope,
@@ -125,14 +126,14 @@ typedef struct dsb_backend {
                                    float *db);
 
     /* ---- elementwise; n counts columns, a leading dimension of 0 repeats one row ---- */
-    void (*activation)(dsb_stream *, dsb_activation act, float slope, int rows, int n, const float *x,
-                       int64_t ldx, float *y, int64_t ldy);
+    void (*activation)(dsb_stream *, dsb_activation act, float slope, int rows, int n,
+                       const float *x, int64_t ldx, float *y, int64_t ldy);
     /* dx = dy act'(.) (+ dx). `saved` is y for LeakyReLU (slope > 0) and x for SiLU. dx may be dy. */
     void (*activation_backward)(dsb_stream *, dsb_activation act, float slope, int rows, int n,
                                 const float *saved, int64_t lds, const float *dy, int64_t lddy,
                                 int beta, float *dx, int64_t lddx);
-    void (*add)(dsb_stream *, int rows, int n, const float *a, int64_t lda, const float *b, int64_t ldb,
-                float *y, int64_t ldy);
+    void (*add)(dsb_stream *, int rows, int n, const float *a, int64_t lda, const float *b,
+                int64_t ldb, float *y, int64_t ldy);
     /* y = x (+ y); only columns 0 .. n-1 are written, so y may be a slice. */
     void (*copy)(dsb_stream *, int rows, int n, const float *x, int64_t ldx, int beta, float *y,
                  int64_t ldy);
@@ -150,15 +151,16 @@ typedef struct dsb_backend {
     void (*reference_drift)(dsb_stream *, int rows, int dim, const float *m, float inverse_v,
                             const float *x, int64_t ldx, float *o, int64_t ldo);
     /* mean = o, x + o or x + g o. mean may be o. */
-    void (*mean_from_output)(dsb_stream *, dsb_output kind, int rows, int dim, float g, const float *x,
-                             int64_t ldx, const float *o, int64_t ldo, float *mean, int64_t ldm);
+    void (*mean_from_output)(dsb_stream *, dsb_output kind, int rows, int dim, float g,
+                             const float *x, int64_t ldx, const float *o, int64_t ldo, float *mean,
+                             int64_t ldm);
     /* y = a x + b z + c m, elementwise; z or m NULL leaves its term out; m is one row [dim]. */
     void (*combine)(dsb_stream *, int rows, int dim, float a, const float *x, int64_t ldx, float b,
                     const float *z, int64_t ldz, float c, const float *m, float *y, int64_t ldy);
     /* The same with factors per row, table[k[r] * 3 + {0, 1, 2}] (table and k in device memory). */
     void (*combine_by_step)(dsb_stream *, int rows, int dim, const float *table, const int32_t *k,
-                            const float *x, int64_t ldx, const float *z, int64_t ldz, const float *m,
-                            float *y, int64_t ldy);
+                            const float *x, int64_t ldx, const float *z, int64_t ldz,
+                            const float *m, float *y, int64_t ldy);
     /* Inverse of mean_from_output: what the net should put out at x so that the mean is `mean`. The
      * row is stored: unit r of the window at row0 + r * stride. g, t, weight: one number, or one for
      * each row where `k` is given: table_gtw[k[r] * 3 + ...]. */
@@ -167,8 +169,8 @@ typedef struct dsb_backend {
                        const uint32_t *ids, const dsb_window *window, int64_t row0, int64_t stride);
     /* Rows position .. position + rows - 1 of the reading order into a microbatch. */
     void (*window_get)(dsb_stream *, const dsb_window *window, const dsb_read_order *order,
-                       int64_t position, int rows, float *x, int64_t ldx, float *target, int64_t ldt,
-                       float *t, float *weight, uint32_t *ids);
+                       int64_t position, int rows, float *x, int64_t ldx, float *target,
+                       int64_t ldt, float *t, float *weight, uint32_t *ids);
 
     /* ---- training ---- */
     /* sum of w |o - y|^2 over rows and columns is added to *loss (device memory);

@@ -87,7 +87,8 @@ read_meminfo(const char *key)
         return SIZE_MAX;
     }
     while (fgets(line, sizeof line, file) != NULL) {
-        if (strncmp(line, key, strlen(key)) == 0 && sscanf(line + strlen(key), ": %llu", &kib) == 1) {
+        if (strncmp(line, key, strlen(key)) == 0 &&
+            sscanf(line + strlen(key), ": %llu", &kib) == 1) {
             value = (size_t)kib * 1024;
             break;
         }
@@ -118,7 +119,8 @@ address_space_bytes(void)
         pages = 0;
     }
     fclose(file);
-    return (size_t)pages * 4096; /* statm's first number: the address space, which RLIMIT_AS counts */
+    return (size_t)pages *
+           4096; /* statm's first number: the address space, which RLIMIT_AS counts */
 }
 
 size_t

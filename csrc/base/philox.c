@@ -3,7 +3,8 @@
 #include <assert.h>
 
 void
-dsb_permutation_init(dsb_permutation *p, uint64_t n, uint64_t seed, uint32_t stream_word, uint32_t step)
+dsb_permutation_init(dsb_permutation *p, uint64_t n, uint64_t seed, uint32_t stream_word,
+                     uint32_t step)
 {
     int bits = 2;
 

@@ -15,15 +15,16 @@
 /* Streams: what a number is drawn for. They occupy the low byte of the counter's first word, the
  * half-bridge's number the rest, so that no two draws of a run share a counter. */
 typedef enum dsb_stream_id {
-    DSB_STREAM_INIT = 1,    /* initial weights: step = parameter, sample = element / 4 */
-    DSB_STREAM_ORDER = 2,   /* order in which source rows start paths: step = epoch */
-    DSB_STREAM_PRIOR = 3,   /* Gaussian starts: sample = path */
-    DSB_STREAM_NOISE = 4,   /* noise of a simulated step: step = state, sample = path */
-    DSB_STREAM_SHUFFLE = 5, /* order in which a window of the cache is read: step = window and pass */
-    DSB_STREAM_PAIR = 6,    /* closed-form first half-bridge: step index and noise of a pair */
-    DSB_STREAM_SAMPLE = 7,  /* sample() and paths(): step = state, sample = row */
-    DSB_STREAM_START = 8,   /* sample(): rows or Gaussian draws to start from */
-    DSB_STREAM_USER = 9,    /* random numbers handed to Python */
+    DSB_STREAM_INIT = 1,  /* initial weights: step = parameter, sample = element / 4 */
+    DSB_STREAM_ORDER = 2, /* order in which source rows start paths: step = epoch */
+    DSB_STREAM_PRIOR = 3, /* Gaussian starts: sample = path */
+    DSB_STREAM_NOISE = 4, /* noise of a simulated step: step = state, sample = path */
+    DSB_STREAM_SHUFFLE =
+        5,               /* order in which a window of the cache is read: step = window and pass */
+    DSB_STREAM_PAIR = 6, /* closed-form first half-bridge: step index and noise of a pair */
+    DSB_STREAM_SAMPLE = 7, /* sample() and paths(): step = state, sample = row */
+    DSB_STREAM_START = 8,  /* sample(): rows or Gaussian draws to start from */
+    DSB_STREAM_USER = 9,   /* random numbers handed to Python */
 } dsb_stream_id;
 
 static inline uint32_t

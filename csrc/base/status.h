@@ -36,19 +36,19 @@ const char *dsb_last_place(void);
 
 #define DSB_FAIL(code, ...) dsb_fail((code), __FILE__, __LINE__, __VA_ARGS__)
 
-#define DSB_REQUIRE(condition, ...)                    \
-    do {                                               \
-        if (!(condition)) {                            \
+#define DSB_REQUIRE(condition, ...)                      \
+    do {                                                 \
+        if (!(condition)) {                              \
             return DSB_FAIL(DSB_ERR_VALUE, __VA_ARGS__); \
-        }                                              \
+        }                                                \
     } while (0)
 
-#define DSB_TRY(expression)                    \
-    do {                                       \
-        dsb_status dsb_try_ = (expression);    \
-        if (dsb_try_ != DSB_OK) {              \
-            return dsb_try_;                   \
-        }                                      \
+#define DSB_TRY(expression)                 \
+    do {                                    \
+        dsb_status dsb_try_ = (expression); \
+        if (dsb_try_ != DSB_OK) {           \
+            return dsb_try_;                \
+        }                                   \
     } while (0)
 
 #endif

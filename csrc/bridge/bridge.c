@@ -37,21 +37,25 @@ dsb_default_lanes(int batch, int microbatch)
 static dsb_status
 check_training(const dsb_bridge_config *c)
 {
-    DSB_REQUIRE(c->batch >= 1 && c->batch <= 1 << 24, "batch must lie in 1 .. 2^24, got %d", c->batch);
-    DSB_REQUIRE(!c->antithetic || c->batch % 2 == 0,
-                "antithetic pairs need an even batch, got %d", c->batch);
-    DSB_REQUIRE(c->refresh >= 1 && c->refresh <= 1 << 24, "refresh must lie in 1 .. 2^24, got %d", c->refresh);
+    DSB_REQUIRE(c->batch >= 1 && c->batch <= 1 << 24, "batch must lie in 1 .. 2^24, got %d",
+                c->batch);
+    DSB_REQUIRE(!c->antithetic || c->batch % 2 == 0, "antithetic pairs need an even batch, got %d",
+                c->batch);
+    DSB_REQUIRE(c->refresh >= 1 && c->refresh <= 1 << 24, "refresh must lie in 1 .. 2^24, got %d",
+                c->refresh);
     DSB_REQUIRE(c->reuse >= 1 && c->reuse <= 255, "reuse must lie in 1 .. 255, got %d", c->reuse);
-    DSB_REQUIRE(c->cache_bytes >= 0, "cache_bytes must not be negative, got %lld", (long long)c->cache_bytes);
-    DSB_REQUIRE(c->rate.rate > 0.0 && isfinite(c->rate.rate), "learning_rate must be positive, got %g",
-                c->rate.rate);
+    DSB_REQUIRE(c->cache_bytes >= 0, "cache_bytes must not be negative, got %lld",
+                (long long)c->cache_bytes);
+    DSB_REQUIRE(c->rate.rate > 0.0 && isfinite(c->rate.rate),
+                "learning_rate must be positive, got %g", c->rate.rate);
     DSB_REQUIRE(c->rate.clip >= 0.0 && isfinite(c->rate.clip), "clip must not be negative, got %g",
                 c->rate.clip);
     DSB_REQUIRE(c->adam.beta1 >= 0.0f && c->adam.beta1 < 1.0f, "beta1 must lie in [0, 1), got %g",
                 (double)c->adam.beta1);
     DSB_REQUIRE(c->adam.beta2 >= 0.0f && c->adam.beta2 < 1.0f, "beta2 must lie in [0, 1), got %g",
                 (double)c->adam.beta2);
-    DSB_REQUIRE(c->adam.epsilon > 0.0f, "epsilon must be positive, got %g", (double)c->adam.epsilon);
+    DSB_REQUIRE(c->adam.epsilon > 0.0f, "epsilon must be positive, got %g",
+                (double)c->adam.epsilon);
     DSB_REQUIRE(c->adam.ema >= 0.0f && c->adam.ema < 1.0f, "ema must lie in [0, 1), got %g",
                 (double)c->adam.ema);
     return DSB_OK;
@@ -65,8 +69,8 @@ fill_lanes(dsb_bridge_config *c)
     if (c->microbatch == 0) {
         c->microbatch = dsb_default_microbatch(c->net, c->batch);
     }
-    DSB_REQUIRE(c->microbatch >= 1 && c->microbatch <= 1 << 16, "microbatch must lie in 1 .. 65536, got %d",
-                c->microbatch);
+    DSB_REQUIRE(c->microbatch >= 1 && c->microbatch <= 1 << 16,
+                "microbatch must lie in 1 .. 65536, got %d", c->microbatch);
     DSB_REQUIRE(!c->antithetic || c->microbatch % 2 == 0,
                 "antithetic pairs need an even microbatch, got %d", c->microbatch);
     if (c->lanes == 0) {
@@ -74,7 +78,8 @@ fill_lanes(dsb_bridge_config *c)
     }
     n = (c->batch + c->microbatch - 1) / c->microbatch;
     DSB_REQUIRE(c->lanes >= 1 && c->lanes <= n && (c->lanes & (c->lanes - 1)) == 0,
-                "lanes must be a power of two, at most the %d microbatches of a batch, got %d", n, c->lanes);
+                "lanes must be a power of two, at most the %d microbatches of a batch, got %d", n,
+                c->lanes);
     return DSB_OK;
 }
 
@@ -144,32 +149,37 @@ check_memory(const dsb_bridge *bridge)
         c.refresh /= 2;
     }
     if (memory_of(&c, bridge->train_plan, bridge->infer_plan, workers).total <= available) {
-        return DSB_FAIL(DSB_ERR_MEMORY,
-                        "out of memory: %.0f MiB are needed (%.0f of them for the cache) and %.0f MiB are "
-                        "available; refresh=%d would fit",
-                        (double)m.total * mib, (double)m.cache * mib, (double)available * mib, c.refresh);
+        return DSB_FAIL(
+            DSB_ERR_MEMORY,
+            "out of memory: %.0f MiB are needed (%.0f of them for the cache) and %.0f MiB are "
+            "available; refresh=%d would fit",
+            (double)m.total * mib, (double)m.cache * mib, (double)available * mib, c.refresh);
     }
-    return DSB_FAIL(DSB_ERR_MEMORY,
-                    "out of memory: %.0f MiB are needed (nets %.0f, gradients %.0f, activations %.0f, "
-                    "cache %.0f) and %.0f MiB are available; a smaller net, batch or microbatch, or fewer "
-                    "lanes or threads, would need less",
-                    (double)m.total * mib, (double)m.planes * mib, (double)m.gradients * mib,
-                    (double)m.activations * mib, (double)m.cache * mib, (double)available * mib);
+    return DSB_FAIL(
+        DSB_ERR_MEMORY,
+        "out of memory: %.0f MiB are needed (nets %.0f, gradients %.0f, activations %.0f, "
+        "cache %.0f) and %.0f MiB are available; a smaller net, batch or microbatch, or fewer "
+        "lanes or threads, would need less",
+        (double)m.total * mib, (double)m.planes * mib, (double)m.gradients * mib,
+        (double)m.activations * mib, (double)m.cache * mib, (double)available * mib);
 }
 
 dsb_memory
 dsb_bridge_memory(const dsb_bridge *bridge)
 {
-    return memory_of(&bridge->config, bridge->train_plan, bridge->infer_plan, bridge->be->workers());
+    return memory_of(&bridge->config, bridge->train_plan, bridge->infer_plan,
+                     bridge->be->workers());
 }
 
 /* ---- making ---- */
 
 static dsb_status
-init_end(dsb_source *source, const dsb_backend *be, const dsb_end *end, int64_t dim, const char *name)
+init_end(dsb_source *source, const dsb_backend *be, const dsb_end *end, int64_t dim,
+         const char *name)
 {
     if (end->rows.data == NULL) {
-        DSB_REQUIRE(end->mean != NULL && end->factor != NULL, "%s: expected rows or a Gaussian", name);
+        DSB_REQUIRE(end->mean != NULL && end->factor != NULL, "%s: expected rows or a Gaussian",
+                    name);
         return dsb_source_gaussian(source, be, dim, end->mean, end->factor);
     }
     DSB_REQUIRE(end->rows.dim == dim, "%s has %lld columns where the net has %lld", name,
@@ -183,24 +193,25 @@ init_model(dsb_bridge *bridge, const dsb_bridge_config *c)
     int64_t dim = dsb_net_dim(c->net);
 
     DSB_REQUIRE(c->net->values[c->net->output].width == dim,
-                "a bridge's net puts out rows as wide as x, %lld; this one's are %d", (long long)dim,
-                c->net->values[c->net->output].width);
+                "a bridge's net puts out rows as wide as x, %lld; this one's are %d",
+                (long long)dim, c->net->values[c->net->output].width);
     DSB_REQUIRE(c->net->ports[DSB_PORT_COND] < 0 && c->net->ports[DSB_PORT_LABEL] < 0,
                 "a bridge feeds x and t only; this net asks for more");
     bridge->objective = dsb_objective_find(c->objective);
     DSB_REQUIRE(bridge->objective != NULL, "unknown objective '%s'; there are dsb and simplified",
                 c->objective);
     DSB_TRY(dsb_schedule_init(&bridge->schedule, c->n, c->g));
-    DSB_REQUIRE(c->convention != DSB_OFFICIAL || dsb_schedule_symmetric(&bridge->schedule),
-                "the official convention takes the steps in the same order in both directions, which is "
-                "right for a symmetric schedule only");
+    DSB_REQUIRE(
+        c->convention != DSB_OFFICIAL || dsb_schedule_symmetric(&bridge->schedule),
+        "the official convention takes the steps in the same order in both directions, which is "
+        "right for a symmetric schedule only");
     DSB_TRY(dsb_reference_init(&bridge->reference, bridge->be, dim, c->reference_mean,
                                c->reference_precision));
     DSB_TRY(init_end(&bridge->ends[DSB_FORWARD], bridge->be, &c->source, dim, "source"));
     DSB_TRY(init_end(&bridge->ends[DSB_BACKWARD], bridge->be, &c->prior, dim, "prior"));
     for (int i = 0; i < 2; i++) {
-        DSB_TRY(dsb_steps_init(&bridge->steps[i], &bridge->schedule, (dsb_direction)i, c->convention,
-                               c->output));
+        DSB_TRY(dsb_steps_init(&bridge->steps[i], &bridge->schedule, (dsb_direction)i,
+                               c->convention, c->output));
     }
     return DSB_OK;
 }
@@ -302,7 +313,8 @@ dsb_bridge_destroy(dsb_bridge *bridge)
 static dsb_status
 init_worker(dsb_bridge *bridge, dsb_worker *worker)
 {
-    size_t rows = (size_t)bridge->config.microbatch, pitch = (size_t)dsb_pitch(dsb_net_dim(bridge->net));
+    size_t rows = (size_t)bridge->config.microbatch,
+           pitch = (size_t)dsb_pitch(dsb_net_dim(bridge->net));
 
     DSB_TRY(dsb_exec_create(bridge->train_plan, bridge->be, &worker->train));
     DSB_TRY(dsb_walker_create(bridge->infer_plan, bridge->be, &worker->walker));
@@ -352,7 +364,8 @@ dsb_bridge_set_position(dsb_bridge *bridge, const dsb_position *position, const 
     float *log = NULL;
 
     DSB_REQUIRE(position->half_bridge >= 0 && position->half_bridge < 1 << 24,
-                "half_bridge must lie in 0 .. 2^24 - 1, got %lld", (long long)position->half_bridge);
+                "half_bridge must lie in 0 .. 2^24 - 1, got %lld",
+                (long long)position->half_bridge);
     DSB_REQUIRE(position->steps >= 0 && position->steps <= INT32_MAX && position->step >= 0 &&
                     (position->steps == 0 ? position->step == 0 : position->step < position->steps),
                 "step %lld of %lld is no position in a half-bridge", (long long)position->step,
@@ -432,16 +445,17 @@ dsb_bridge_sample(dsb_bridge *bridge, dsb_direction direction, int n, const doub
     dsb_steps steps = {.n = 0};
     dsb_status status = DSB_OK;
 
-    DSB_REQUIRE(request->n >= 1 && request->n <= UINT32_MAX, "n must lie in 1 .. 2^32 - 1, got %lld",
-                (long long)request->n);
+    DSB_REQUIRE(request->n >= 1 && request->n <= UINT32_MAX,
+                "n must lie in 1 .. 2^32 - 1, got %lld", (long long)request->n);
     DSB_TRY(dsb_bridge_workers(bridge));
     DSB_TRY(dsb_bridge_process(bridge, direction, &bridge->sampling, &process));
     request->start = &bridge->ends[direction];
     if (g != NULL) {
-        DSB_REQUIRE(process.weights == NULL || (bridge->config.output == DSB_OUTPUT_DRIFT &&
-                                                bridge->config.convention == DSB_GRID),
-                    "sampling on another schedule needs a net that puts out drifts: output='drift' and "
-                    "convention='grid'");
+        DSB_REQUIRE(
+            process.weights == NULL || (bridge->config.output == DSB_OUTPUT_DRIFT &&
+                                        bridge->config.convention == DSB_GRID),
+            "sampling on another schedule needs a net that puts out drifts: output='drift' and "
+            "convention='grid'");
         DSB_TRY(dsb_schedule_init(&schedule, n, g));
         status = dsb_steps_init(&steps, &schedule, direction, bridge->config.convention,
                                 bridge->config.output);
@@ -457,10 +471,11 @@ dsb_bridge_sample(dsb_bridge *bridge, dsb_direction direction, int n, const doub
 
 /* Neighbouring rows with equal t go together. */
 dsb_status
-dsb_bridge_drift(dsb_bridge *bridge, dsb_direction direction, int64_t n, const float *x, const float *t,
-                 float *out)
+dsb_bridge_drift(dsb_bridge *bridge, dsb_direction direction, int64_t n, const float *x,
+                 const float *t, float *out)
 {
-    bool continuous = bridge->config.output == DSB_OUTPUT_DRIFT && bridge->config.convention == DSB_GRID;
+    bool continuous =
+        bridge->config.output == DSB_OUTPUT_DRIFT && bridge->config.convention == DSB_GRID;
     dsb_walker *walker;
     const dsb_steps *steps = &bridge->steps[direction];
     dsb_process process;
@@ -486,9 +501,10 @@ dsb_bridge_drift(dsb_bridge *bridge, dsb_direction direction, int64_t n, const f
         } else {
             int j = dsb_schedule_find(&bridge->schedule, direction, time);
 
-            DSB_REQUIRE(j >= 0, "t = %g is no state that the %s process leaves; a net with output='drift' "
-                        "and convention='grid' answers at any t", time,
-                        direction == DSB_BACKWARD ? "backward" : "forward");
+            DSB_REQUIRE(j >= 0,
+                        "t = %g is no state that the %s process leaves; a net with output='drift' "
+                        "and convention='grid' answers at any t",
+                        time, direction == DSB_BACKWARD ? "backward" : "forward");
             g = steps->g[j];
             label = steps->label[j];
         }

@@ -74,8 +74,8 @@ typedef struct filling {
 } filling;
 
 static void
-put(const filling *f, dsb_walker *walker, int rows, const float *x, const float *target, const float *gtw,
-    const int32_t *k, int64_t unit, int member)
+put(const filling *f, dsb_walker *walker, int rows, const float *x, const float *target,
+    const float *gtw, const int32_t *k, int64_t unit, int member)
 {
     int group = f->cache->shape.group;
 
@@ -92,9 +92,10 @@ supply(const filling *f, dsb_walker *walker, int j, int rows, int64_t unit, int 
     int64_t ld = walker->ld;
 
     walker->be->combine(NULL, rows, dim, 1.0f, walker->mean, ld,
-                        sign * (float)fill->process->steps->deviation[j], walker->noise, ld, 0.0f, NULL,
-                        walker->x, ld);
-    fill->objective->target(walker, fill->process, j, rows, walker->kept, walker->mean, walker->target);
+                        sign * (float)fill->process->steps->deviation[j], walker->noise, ld, 0.0f,
+                        NULL, walker->x, ld);
+    fill->objective->target(walker, fill->process, j, rows, walker->kept, walker->mean,
+                            walker->target);
     put(f, walker, rows, walker->x, walker->target, f->gtw + 3 * j, NULL, unit, member);
 }
 
@@ -113,10 +114,11 @@ simulate_chunk(void *context, int64_t task, int worker)
     dsb_starts starts = {fill->seed, dsb_stream_word(DSB_STREAM_ORDER, h),
                          dsb_stream_word(DSB_STREAM_PRIOR, h)};
 
-    dsb_source_draw(fill->source, &starts, first, rows, walker->x, walker->ld, walker->noise, walker->ld,
-                    walker->ids);
+    dsb_source_draw(fill->source, &starts, first, rows, walker->x, walker->ld, walker->noise,
+                    walker->ld, walker->ids);
     for (int j = 0; j < fill->process->steps->n; j++) {
-        dsb_draw at = {fill->seed, dsb_stream_word(DSB_STREAM_NOISE, h), (uint32_t)j, (uint32_t)first};
+        dsb_draw at = {fill->seed, dsb_stream_word(DSB_STREAM_NOISE, h), (uint32_t)j,
+                       (uint32_t)first};
         int64_t unit = j * f->total + path;
 
         be->copy(NULL, rows, (int)walker->dim, walker->x, walker->ld, 0, walker->kept, walker->ld);
@@ -140,8 +142,10 @@ draw_chunk(void *context, int64_t task, int worker)
     const dsb_backend *be = walker->be;
     const float *m = fill->process->reference->mean;
     uint32_t h = (uint32_t)fill->half_bridge, stream = dsb_stream_word(DSB_STREAM_PAIR, h), bits[4];
-    int64_t unit = (f->first_chunk + task) * DSB_CHUNK, first = f->first_path + unit, ld = walker->ld;
-    int rows = f->total - unit < DSB_CHUNK ? (int)(f->total - unit) : DSB_CHUNK, dim = (int)walker->dim;
+    int64_t unit = (f->first_chunk + task) * DSB_CHUNK, first = f->first_path + unit,
+            ld = walker->ld;
+    int rows = f->total - unit < DSB_CHUNK ? (int)(f->total - unit) : DSB_CHUNK,
+        dim = (int)walker->dim;
     int32_t steps[DSB_CHUNK], *k = cache->k + worker * DSB_CHUNK;
     dsb_starts starts = {fill->seed, dsb_stream_word(DSB_STREAM_ORDER, h),
                          dsb_stream_word(DSB_STREAM_PRIOR, h)};
@@ -152,7 +156,8 @@ draw_chunk(void *context, int64_t task, int worker)
         steps[r] = (int32_t)dsb_uniform_below(bits[0], (uint32_t)cache->shape.n);
     }
     be->upload(k, steps, sizeof *steps * (size_t)rows);
-    dsb_source_draw(fill->source, &starts, first, rows, walker->kept, ld, walker->noise, ld, walker->ids);
+    dsb_source_draw(fill->source, &starts, first, rows, walker->kept, ld, walker->noise, ld,
+                    walker->ids);
     be->normals(NULL, &at, rows, dim, walker->noise, ld);
     for (int member = 0; member < cache->shape.group; member++) {
         if (member == 1) {
@@ -191,7 +196,8 @@ dsb_cache_fill(dsb_cache *cache, const dsb_fill *fill, const dsb_schedule *sched
     const dsb_cache_shape *shape = &cache->shape;
     int64_t each = shape->closed_form ? dsb_cache_units(shape, shape->refresh)
                                       : paths_of(shape, shape->refresh);
-    filling f = {.cache = cache, .fill = fill, .gtw = cache->gtw, .first_path = fill->window * each};
+    filling f = {
+        .cache = cache, .fill = fill, .gtw = cache->gtw, .first_path = fill->window * each};
     int64_t chunks, span = 8 * (int64_t)fill->n_walkers;
 
     if (cache->filled_half_bridge == fill->half_bridge && cache->filled_window == fill->window &&
@@ -200,12 +206,14 @@ dsb_cache_fill(dsb_cache *cache, const dsb_fill *fill, const dsb_schedule *sched
     }
     cache->filled_half_bridge = -1;
     DSB_TRY(upload_tables(cache, fill, shape->closed_form ? schedule : NULL));
-    f.total = shape->closed_form ? dsb_cache_units(shape, fill->steps) : paths_of(shape, fill->steps);
+    f.total =
+        shape->closed_form ? dsb_cache_units(shape, fill->steps) : paths_of(shape, fill->steps);
     chunks = (f.total + DSB_CHUNK - 1) / DSB_CHUNK;
     for (; f.first_chunk < chunks; f.first_chunk += span) {
         int64_t n = chunks - f.first_chunk < span ? chunks - f.first_chunk : span;
 
-        cache->be->parallel(fill->n_walkers, n, shape->closed_form ? draw_chunk : simulate_chunk, &f);
+        cache->be->parallel(fill->n_walkers, n, shape->closed_form ? draw_chunk : simulate_chunk,
+                            &f);
         if (fill->tick.stop != NULL && fill->tick.stop(fill->tick.context)) {
             return DSB_ERR_INTERRUPTED;
         }

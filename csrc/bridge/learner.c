@@ -82,8 +82,8 @@ dsb_gradients_bytes(const dsb_net *net, int lanes)
 dsb_status
 dsb_gradients_init(dsb_gradients *gradients, const dsb_net *net, const dsb_backend *be, int lanes)
 {
-    *gradients = (dsb_gradients){
-        .be = be, .lanes = lanes, .plane = net->plane, .n_blocks = blocks_of(net)};
+    *gradients =
+        (dsb_gradients){.be = be, .lanes = lanes, .plane = net->plane, .n_blocks = blocks_of(net)};
     DSB_TRY(be->alloc(plane_bytes(net) * (size_t)lanes, &gradients->planes));
     DSB_TRY(be->alloc(sizeof(double) * (size_t)(gradients->n_blocks + lanes), &gradients->norms));
     gradients->loss = gradients->norms + gradients->n_blocks;
@@ -114,8 +114,8 @@ reduce_block(void *context, int64_t block, int worker)
     dsb_gradients *g = context;
 
     (void)worker;
-    g->be->reduce_lanes(NULL, g->lanes, g->plane, block_length(g->plane, block), g->planes + block * BLOCK,
-                        &g->norms[block]);
+    g->be->reduce_lanes(NULL, g->lanes, g->plane, block_length(g->plane, block),
+                        g->planes + block * BLOCK, &g->norms[block]);
 }
 
 void
@@ -160,7 +160,8 @@ update_block(void *context, int64_t block, int worker)
 
 void
 dsb_learner_step(dsb_learner *learner, const dsb_gradients *gradients, const dsb_rate *rate,
-                 const dsb_adam *adam, int64_t step, int64_t steps, double norm_squared, int max_workers)
+                 const dsb_adam *adam, int64_t step, int64_t steps, double norm_squared,
+                 int max_workers)
 {
     update u = {.learner = learner, .grad = gradients->planes, .adam = adam};
     double t = (double)++learner->adam_steps, norm = sqrt(norm_squared), eta = rate->rate;

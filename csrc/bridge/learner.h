@@ -54,7 +54,8 @@ void dsb_gradients_clear(dsb_gradients *gradients);
 size_t dsb_gradients_bytes(const dsb_net *net, int lanes);
 
 /* Sums the lanes into plane 0; the squared norm of the sum and the loss, in fixed order. */
-void dsb_gradients_reduce(dsb_gradients *gradients, int max_workers, double *norm_squared, double *loss);
+void dsb_gradients_reduce(dsb_gradients *gradients, int max_workers, double *norm_squared,
+                          double *loss);
 
 /* Clip, Adam and average with the reduced gradient: step `step` of `steps` of the half-bridge. */
 void dsb_learner_step(dsb_learner *learner, const dsb_gradients *gradients, const dsb_rate *rate,

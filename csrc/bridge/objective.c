@@ -22,11 +22,11 @@ dsb_target(dsb_walker *walker, const dsb_process *process, int j, int rows, cons
 /* F is affine for the reference, so X' + F(E) - F(X') = (1 - a) X' + a E is the conditional expectation
  * of the target given X_0 and X' (Rao-Blackwell). */
 static void
-dsb_closed_form(dsb_walker *walker, int rows, const float *mix, const int32_t *k, const float *expected,
-                float *target)
+dsb_closed_form(dsb_walker *walker, int rows, const float *mix, const int32_t *k,
+                const float *expected, float *target)
 {
-    walker->be->combine_by_step(NULL, rows, (int)walker->dim, mix, k, walker->x, walker->ld, expected,
-                                walker->ld, NULL, target, walker->ld);
+    walker->be->combine_by_step(NULL, rows, (int)walker->dim, mix, k, walker->x, walker->ld,
+                                expected, walker->ld, NULL, target, walker->ld);
 }
 
 /* S-DSB: the target is X itself; another population limit than (12), at half the evaluations. */

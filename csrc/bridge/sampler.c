@@ -63,18 +63,21 @@ dsb_walker_destroy(dsb_walker *walker)
 
 /* The output of the process' net (or of the reference, as a drift) at the walker's x, and its kind. */
 static dsb_slot
-evaluate(dsb_walker *walker, const dsb_process *process, int j, int rows, float *scratch, dsb_output *kind)
+evaluate(dsb_walker *walker, const dsb_process *process, int j, int rows, float *scratch,
+         dsb_output *kind)
 {
     const dsb_reference *reference = process->reference;
 
     if (process->weights == NULL) {
-        walker->be->reference_drift(NULL, rows, (int)walker->dim, reference->mean, reference->precision,
-                                    walker->x, walker->ld, scratch, walker->ld);
+        walker->be->reference_drift(NULL, rows, (int)walker->dim, reference->mean,
+                                    reference->precision, walker->x, walker->ld, scratch,
+                                    walker->ld);
         *kind = DSB_OUTPUT_DRIFT;
         return (dsb_slot){scratch, walker->ld};
     }
     if (walker->exec->inputs[DSB_PORT_T].data != NULL) {
-        walker->be->upload(walker->exec->inputs[DSB_PORT_T].data, &process->steps->label[j], sizeof(float));
+        walker->be->upload(walker->exec->inputs[DSB_PORT_T].data, &process->steps->label[j],
+                           sizeof(float));
     }
     dsb_exec_forward(walker->exec, process->weights, rows);
     *kind = process->output;
@@ -87,8 +90,8 @@ dsb_walker_mean(dsb_walker *walker, const dsb_process *process, int j, int rows,
     dsb_output kind;
     dsb_slot o = evaluate(walker, process, j, rows, mean, &kind);
 
-    walker->be->mean_from_output(NULL, kind, rows, (int)walker->dim, (float)process->steps->g[j], walker->x,
-                                 walker->ld, o.data, o.ld, mean, walker->ld);
+    walker->be->mean_from_output(NULL, kind, rows, (int)walker->dim, (float)process->steps->g[j],
+                                 walker->x, walker->ld, o.data, o.ld, mean, walker->ld);
 }
 
 void
@@ -98,29 +101,31 @@ dsb_walker_drift(dsb_walker *walker, const dsb_process *process, int j, int rows
     dsb_output kind;
     dsb_slot o = evaluate(walker, process, j, rows, drift, &kind);
 
-    walker->be->combine(NULL, rows, (int)walker->dim, kind == DSB_OUTPUT_DRIFT ? 1.0f : inverse, o.data,
-                        o.ld, -inverse, kind == DSB_OUTPUT_MEAN ? walker->x : NULL, walker->ld, 0.0f, NULL,
-                        drift, walker->ld);
+    walker->be->combine(NULL, rows, (int)walker->dim, kind == DSB_OUTPUT_DRIFT ? 1.0f : inverse,
+                        o.data, o.ld, -inverse, kind == DSB_OUTPUT_MEAN ? walker->x : NULL,
+                        walker->ld, 0.0f, NULL, drift, walker->ld);
 }
 
 void
 dsb_walker_load(dsb_walker *walker, const float *host, int rows)
 {
     walker->be->upload(walker->compact, host, sizeof(float) * (size_t)(rows * walker->dim));
-    walker->be->copy(NULL, rows, (int)walker->dim, walker->compact, walker->dim, 0, walker->x, walker->ld);
+    walker->be->copy(NULL, rows, (int)walker->dim, walker->compact, walker->dim, 0, walker->x,
+                     walker->ld);
 }
 
 void
 dsb_walker_store(dsb_walker *walker, const float *rows_of, int rows, float *host)
 {
-    walker->be->copy(NULL, rows, (int)walker->dim, rows_of, walker->ld, 0, walker->compact, walker->dim);
+    walker->be->copy(NULL, rows, (int)walker->dim, rows_of, walker->ld, 0, walker->compact,
+                     walker->dim);
     walker->be->download(host, walker->compact, sizeof(float) * (size_t)(rows * walker->dim));
 }
 
 /* State number `state` of each row of a path [n, steps + 1, dim]. */
 static void
-store_state(dsb_walker *walker, const dsb_sample_request *request, int64_t first, int rows, int states,
-            int state)
+store_state(dsb_walker *walker, const dsb_sample_request *request, int64_t first, int rows,
+            int states, int state)
 {
     for (int r = 0; r < rows; r++) {
         dsb_walker_store(walker, walker->x + r * walker->ld, 1,

@@ -29,9 +29,9 @@ typedef struct dsb_walker {
     const dsb_backend *be;
     int64_t dim, ld;
     dsb_exec *exec;
-    float *x;                                   /* the state, [DSB_CHUNK, ld] */
+    float *x;                                            /* the state, [DSB_CHUNK, ld] */
     float *mean, *mean2, *noise, *target, *other, *kept; /* the same shape */
-    float *compact;                             /* [DSB_CHUNK, dim] */
+    float *compact;                                      /* [DSB_CHUNK, dim] */
     uint32_t ids[DSB_CHUNK];
     float *block;
 } dsb_walker;
@@ -46,7 +46,8 @@ void dsb_walker_mean(dsb_walker *walker, const dsb_process *process, int j, int 
 
 /* drift = (mean - x) / g at step j's label, without the rounding of that difference where the net puts out
  * drifts. */
-void dsb_walker_drift(dsb_walker *walker, const dsb_process *process, int j, int rows, float *drift);
+void dsb_walker_drift(dsb_walker *walker, const dsb_process *process, int j, int rows,
+                      float *drift);
 
 /* Host memory <-> rows of the walker, through its compact buffer. */
 void dsb_walker_load(dsb_walker *walker, const float *host, int rows);
@@ -63,7 +64,7 @@ typedef struct dsb_sample_request {
 } dsb_sample_request;
 
 /* Rows first .. first + rows - 1 of the request, rows <= DSB_CHUNK. */
-void dsb_walker_sample(dsb_walker *walker, const dsb_process *process, const dsb_sample_request *request,
-                       int64_t first, int rows);
+void dsb_walker_sample(dsb_walker *walker, const dsb_process *process,
+                       const dsb_sample_request *request, int64_t first, int rows);
 
 #endif

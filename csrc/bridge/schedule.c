@@ -9,10 +9,11 @@ dsb_status
 dsb_schedule_init(dsb_schedule *schedule, int n, const double *g)
 {
     *schedule = (dsb_schedule){.n = n};
-    DSB_REQUIRE(n >= 1 && n <= DSB_MAX_STEPS, "a schedule has 1 to %d steps, got %d", DSB_MAX_STEPS, n);
+    DSB_REQUIRE(n >= 1 && n <= DSB_MAX_STEPS, "a schedule has 1 to %d steps, got %d", DSB_MAX_STEPS,
+                n);
     for (int k = 0; k < n; k++) {
-        DSB_REQUIRE(g[k] > 0.0 && isfinite(g[k]), "step %d of the schedule must be positive, got %g", k,
-                    g[k]);
+        DSB_REQUIRE(g[k] > 0.0 && isfinite(g[k]),
+                    "step %d of the schedule must be positive, got %g", k, g[k]);
     }
     DSB_TRY(dsb_alloc(sizeof(double) * (size_t)(2 * n + 1), &schedule->g));
     schedule->t = schedule->g + n;

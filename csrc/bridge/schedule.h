@@ -28,10 +28,11 @@ typedef enum dsb_convention { DSB_GRID, DSB_OFFICIAL } dsb_convention;
 
 typedef struct dsb_steps {
     int n;
-    double *g;          /* step sizes in the order of simulation */
-    double *deviation;  /* of the noise: sqrt(2 g) */
-    float *label;       /* told to the net that simulates */
-    float *train_gtw;   /* 3 a step: g, label and loss weight for the net that is trained on the pair */
+    double *g;         /* step sizes in the order of simulation */
+    double *deviation; /* of the noise: sqrt(2 g) */
+    float *label;      /* told to the net that simulates */
+    float
+        *train_gtw; /* 3 a step: g, label and loss weight for the net that is trained on the pair */
 } dsb_steps;
 
 typedef struct dsb_schedule {

@@ -10,8 +10,8 @@ dsb_status
 dsb_source_rows(dsb_source *source, const dsb_backend *be, const dsb_rows *rows)
 {
     *source = (dsb_source){.be = be, .dim = rows->dim, .rows = *rows};
-    DSB_REQUIRE(rows->n >= 1 && rows->n <= UINT32_MAX, "a data set has 1 to 2^32 - 1 rows, got %lld",
-                (long long)rows->n);
+    DSB_REQUIRE(rows->n >= 1 && rows->n <= UINT32_MAX,
+                "a data set has 1 to 2^32 - 1 rows, got %lld", (long long)rows->n);
     return DSB_OK;
 }
 
@@ -55,7 +55,8 @@ draw_rows(const dsb_source *source, const dsb_starts *starts, int64_t first, int
 
         if (i / n != epoch) {
             epoch = i / n;
-            dsb_permutation_init(&order, (uint64_t)n, starts->seed, starts->order_stream, (uint32_t)epoch);
+            dsb_permutation_init(&order, (uint64_t)n, starts->seed, starts->order_stream,
+                                 (uint32_t)epoch);
         }
         wanted[r] = (int64_t)dsb_permute(&order, (uint64_t)(i % n));
         ids[r] = (uint32_t)wanted[r];
@@ -71,22 +72,23 @@ draw_gaussian(const dsb_source *source, const dsb_starts *starts, int64_t first,
     int dim = (int)source->dim;
 
     source->be->normals(NULL, &at, rows, dim, z, ldz);
-    source->be->linear_forward(NULL, rows, dim, dim, z, ldz, source->factor, source->mean, DSB_IDENTITY,
-                               0.0f, NULL, 0, x, ldx);
+    source->be->linear_forward(NULL, rows, dim, dim, z, ldz, source->factor, source->mean,
+                               DSB_IDENTITY, 0.0f, NULL, 0, x, ldx);
     for (int r = 0; r < rows; r++) {
         ids[r] = (uint32_t)(first + r);
     }
 }
 
 void
-dsb_source_draw(const dsb_source *source, const dsb_starts *starts, int64_t first, int rows, float *x,
-                int64_t ldx, float *z, int64_t ldz, uint32_t *ids)
+dsb_source_draw(const dsb_source *source, const dsb_starts *starts, int64_t first, int rows,
+                float *x, int64_t ldx, float *z, int64_t ldz, uint32_t *ids)
 {
     for (int r = 0; r < rows; r += BLOCK) {
         int part = rows - r < BLOCK ? rows - r : BLOCK;
 
         if (source->gaussian) {
-            draw_gaussian(source, starts, first + r, part, x + r * ldx, ldx, z + r * ldz, ldz, ids + r);
+            draw_gaussian(source, starts, first + r, part, x + r * ldx, ldx, z + r * ldz, ldz,
+                          ids + r);
         } else {
             draw_rows(source, starts, first + r, part, x + r * ldx, ldx, ids + r);
         }

@@ -20,10 +20,11 @@ typedef struct dsb_source {
     float *factor; /* L, packed as the weights of a linear op */
 } dsb_source;
 
-dsb_status dsb_source_rows(dsb_source *source, const dsb_backend *be, const dsb_rows *rows) DSB_MUST_CHECK;
+dsb_status dsb_source_rows(dsb_source *source, const dsb_backend *be,
+                           const dsb_rows *rows) DSB_MUST_CHECK;
 /* `factor`: L [dim, dim] in C order, host memory. */
-dsb_status dsb_source_gaussian(dsb_source *source, const dsb_backend *be, int64_t dim, const float *mean,
-                               const float *factor) DSB_MUST_CHECK;
+dsb_status dsb_source_gaussian(dsb_source *source, const dsb_backend *be, int64_t dim,
+                               const float *mean, const float *factor) DSB_MUST_CHECK;
 void dsb_source_clear(dsb_source *source);
 
 /* Which random numbers starts are drawn from: a stream for the order of the rows, one for normals. */
@@ -34,7 +35,7 @@ typedef struct dsb_starts {
 
 /* Fills x [rows, dim] and ids with the starts of paths first .. first + rows - 1; z [rows, dim] is
  * scratch. */
-void dsb_source_draw(const dsb_source *source, const dsb_starts *starts, int64_t first, int rows, float *x,
-                     int64_t ldx, float *z, int64_t ldz, uint32_t *ids);
+void dsb_source_draw(const dsb_source *source, const dsb_starts *starts, int64_t first, int rows,
+                     float *x, int64_t ldx, float *z, int64_t ldz, uint32_t *ids);
 
 #endif

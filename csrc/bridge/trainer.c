@@ -35,7 +35,8 @@ dsb_bridge_process(dsb_bridge *bridge, dsb_direction direction, dsb_weights *wei
         return DSB_OK; /* the reference */
     }
     if (!learner->trained) {
-        return DSB_FAIL(DSB_ERR_STATE, "the backward net has not been trained yet: call fit() first");
+        return DSB_FAIL(DSB_ERR_STATE,
+                        "the backward net has not been trained yet: call fit() first");
     }
     dsb_weights_pack(weights, dsb_learner_serving(learner), bridge->n_workers);
     process->weights = &weights->view;
@@ -76,8 +77,8 @@ load_microbatch(const batch *b, dsb_worker *worker, int i)
     bridge->be->window_get(NULL, &bridge->cache.window, &b->order,
                            b->position + (int64_t)i * bridge->config.microbatch,
                            microbatch_rows(bridge, i), x.data, x.ld, worker->target,
-                           dsb_pitch(bridge->cache.shape.dim), t != NULL ? t : worker->t, worker->weight,
-                           NULL);
+                           dsb_pitch(bridge->cache.shape.dim), t != NULL ? t : worker->t,
+                           worker->weight, NULL);
 }
 
 /* Lane i runs its contiguous share of the microbatches in order into its own gradient plane. */
@@ -99,9 +100,10 @@ lane_task(void *context, int64_t lane, int worker_index)
 
         load_microbatch(b, worker, i);
         dsb_exec_forward(exec, &bridge->training.view, rows);
-        bridge->be->weighted_square(NULL, rows, dim, exec->output.data, exec->output.ld, worker->target,
-                                    dsb_pitch(dim), worker->weight, scale, exec->d_output.data,
-                                    exec->d_output.ld, &bridge->gradients.loss[lane]);
+        bridge->be->weighted_square(NULL, rows, dim, exec->output.data, exec->output.ld,
+                                    worker->target, dsb_pitch(dim), worker->weight, scale,
+                                    exec->d_output.data, exec->d_output.ld,
+                                    &bridge->gradients.loss[lane]);
         dsb_exec_backward(exec, &bridge->training.view, rows,
                           bridge->gradients.planes + lane * bridge->gradients.plane, i > first);
     }
@@ -144,8 +146,8 @@ find_nonfinite(const batch *b, const char **kind)
     }
     *kind = "gradient of parameter";
     for (int i = 0; i < net->n_params; i++) {
-        if (be->first_nonfinite(1, net->params[i].size, bridge->gradients.planes + net->params[i].offset,
-                                0) >= 0) {
+        if (be->first_nonfinite(1, net->params[i].size,
+                                bridge->gradients.planes + net->params[i].offset, 0) >= 0) {
             return net->params[i].name;
         }
     }
@@ -159,11 +161,12 @@ fail_nonfinite(const batch *b)
     const dsb_bridge *bridge = b->bridge;
     const char *kind, *name = find_nonfinite(b, &kind);
 
-    return DSB_FAIL(DSB_ERR_NUMERIC,
-                    "NaN or infinity in step %lld of the %s half-bridge of iteration %lld: %s '%s'; "
-                    "the nets stand as before this step (a lower learning rate or clip= may help)",
-                    (long long)bridge->step, direction_name(dsb_bridge_direction(bridge)),
-                    (long long)(bridge->half_bridge / 2 + 1), kind, name);
+    return DSB_FAIL(
+        DSB_ERR_NUMERIC,
+        "NaN or infinity in step %lld of the %s half-bridge of iteration %lld: %s '%s'; "
+        "the nets stand as before this step (a lower learning rate or clip= may help)",
+        (long long)bridge->step, direction_name(dsb_bridge_direction(bridge)),
+        (long long)(bridge->half_bridge / 2 + 1), kind, name);
 }
 
 /* ---- windows ---- */
@@ -214,8 +217,8 @@ dsb_bridge_begin(dsb_bridge *bridge, int64_t steps)
         return DSB_FAIL(DSB_ERR_STATE, "a half-bridge is under way: %lld of %lld steps are done",
                         (long long)bridge->step, (long long)bridge->n_steps);
     }
-    DSB_REQUIRE(steps >= 1 && steps <= INT32_MAX, "steps of a half-bridge must lie in 1 .. 2^31 - 1, got %lld",
-                (long long)steps);
+    DSB_REQUIRE(steps >= 1 && steps <= INT32_MAX,
+                "steps of a half-bridge must lie in 1 .. 2^31 - 1, got %lld", (long long)steps);
     DSB_TRY(dsb_alloc(2 * sizeof(float) * (size_t)steps, &log));
     if (bridge->config.convention == DSB_OFFICIAL && bridge->half_bridge >= 2) {
         dsb_status status =
@@ -256,8 +259,8 @@ take_step(dsb_bridge *bridge, dsb_tick tick)
     if (!isfinite(norm_squared) || !isfinite(loss)) {
         return fail_nonfinite(&b);
     }
-    dsb_learner_step(learner, &bridge->gradients, &bridge->config.rate, &bridge->config.adam, bridge->step,
-                     bridge->n_steps, norm_squared, bridge->n_workers);
+    dsb_learner_step(learner, &bridge->gradients, &bridge->config.rate, &bridge->config.adam,
+                     bridge->step, bridge->n_steps, norm_squared, bridge->n_workers);
     dsb_weights_pack(&bridge->training, learner->planes[DSB_THETA], bridge->n_workers);
     bridge->loss[bridge->step] = (float)loss;
     bridge->norm[bridge->step] = (float)sqrt(norm_squared);
@@ -290,7 +293,8 @@ dsb_bridge_run(dsb_bridge *bridge, int64_t steps, double seconds, dsb_tick tick,
         return DSB_FAIL(DSB_ERR_STATE, "no half-bridge is under way: call begin() first");
     }
     DSB_TRY(dsb_bridge_workers(bridge));
-    while (*done < steps && bridge->half_bridge == half_bridge && (*done == 0 || now() < start + seconds)) {
+    while (*done < steps && bridge->half_bridge == half_bridge &&
+           (*done == 0 || now() < start + seconds)) {
         DSB_TRY(take_step(bridge, tick));
         ++*done;
         if (tick.stop != NULL && tick.stop(tick.context)) {

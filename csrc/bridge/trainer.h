@@ -50,7 +50,8 @@ typedef struct dsb_position {
 typedef struct dsb_worker {
     dsb_exec *train;
     dsb_walker *walker;
-    float *target, *weight, *t; /* [microbatch, pitch], [microbatch] each; t serves nets without time */
+    float *target, *weight,
+        *t; /* [microbatch, pitch], [microbatch] each; t serves nets without time */
 } dsb_worker;
 
 typedef struct dsb_bridge {
@@ -60,7 +61,8 @@ typedef struct dsb_bridge {
     const dsb_objective *objective;
     dsb_schedule schedule;
     dsb_reference reference;
-    dsb_source ends[2];   /* where each direction starts: backward at the prior, forward at the data */
+    dsb_source
+        ends[2]; /* where each direction starts: backward at the prior, forward at the data */
     dsb_steps steps[2];
     dsb_learner learners[2];
     dsb_gradients gradients;
@@ -94,8 +96,8 @@ dsb_status dsb_bridge_run(dsb_bridge *bridge, int64_t steps, double seconds, dsb
 dsb_direction dsb_bridge_direction(const dsb_bridge *bridge); /* of the current half-bridge */
 dsb_position dsb_bridge_position(const dsb_bridge *bridge);
 /* Moves to a saved position; the planes are set by their owner. `loss`, `norm`: `position->step` numbers. */
-dsb_status dsb_bridge_set_position(dsb_bridge *bridge, const dsb_position *position, const float *loss,
-                                   const float *norm) DSB_MUST_CHECK;
+dsb_status dsb_bridge_set_position(dsb_bridge *bridge, const dsb_position *position,
+                                   const float *loss, const float *norm) DSB_MUST_CHECK;
 /* After a plane was written from outside. */
 void dsb_bridge_planes_changed(dsb_bridge *bridge);
 

@@ -462,39 +462,36 @@ enum {
 #endif
 };
 
-DSB_INLINE vf
-outer_start(const outer_job *job, int i, int j)
+/* Where a tile does not lie in c as it is (a part of a vector, or swapped), it is built in a copy. */
+static void
+fetch_tile(const outer_job *job, int i0, int j0, int height, int columns, float *tile)
 {
-    int left = job->n_b - j;
+    for (int i = 0; i < height; i++) {
+        for (int j = 0; j < columns; j++) {
+            int64_t row = job->swapped ? j0 + j : i0 + i, column = job->swapped ? i0 + i : j0 + j;
 
-    if (!job->beta) {
-        return (vf){0};
-    }
-    if (job->swapped) {
-        vf v = {0};
-
-        for (int lane = 0; lane < DSB_VL && lane < left; lane++) {
-            v[lane] = job->c[(int64_t)(j + lane) * job->ldc + i];
+            tile[i * columns + j] = j0 + j < job->n_b ? job->c[row * job->ldc + column] : 0.0f;
         }
-        return v;
     }
-    return left >= DSB_VL ? vf_load(job->c + i * job->ldc + j)
-                          : vf_load_part(job->c + i * job->ldc + j, left);
 }
 
-DSB_INLINE void
-outer_finish(const outer_job *job, int i, int j, vf v)
+static void
+put_tile(const outer_job *job, int i0, int j0, int height, int columns, const float *tile)
 {
-    int left = job->n_b - j;
+    int valid = job->n_b - j0 < columns ? job->n_b - j0 : columns;
 
     if (job->swapped) {
-        for (int lane = 0; lane < DSB_VL && lane < left; lane++) {
-            job->c[(int64_t)(j + lane) * job->ldc + i] = v[lane];
+        for (int j = 0; j < valid; j++) {
+            for (int i = 0; i < height; i++) {
+                job->c[(j0 + j) * job->ldc + i0 + i] = tile[i * columns + j];
+            }
         }
-    } else if (left >= DSB_VL) {
-        vf_store(job->c + i * job->ldc + j, v);
-    } else {
-        vf_store_part(job->c + i * job->ldc + j, v, left);
+        return;
+    }
+    for (int i = 0; i < height; i++) {
+        for (int j = 0; j < valid; j++) {
+            job->c[(i0 + i) * job->ldc + j0 + j] = tile[i * columns + j];
+        }
     }
 }
 
@@ -502,14 +499,24 @@ DSB_INLINE void
 outer_tile(const outer_job *job, int height, int width, int i0, int j0)
 {
     vf acc[THIN][LONG];
+    float copy[THIN * LONG * DSB_VL];
     const float *a = job->a.p + i0, *b = job->b.p + j0;
-    int64_t lda = job->a.ld, ldb = job->b.ld;
+    int64_t lda = job->a.ld, ldb = job->b.ld, ldc = job->ldc;
+    bool direct = !job->swapped && job->n_b - j0 >= width * DSB_VL;
+    float *c = job->c + i0 * ldc + j0;
 
+    if (!direct) {
+        c = copy;
+        ldc = width * DSB_VL;
+        if (job->beta) {
+            fetch_tile(job, i0, j0, height, width * DSB_VL, copy);
+        }
+    }
     DSB_UNROLL
     for (int i = 0; i < height; i++) {
         DSB_UNROLL
         for (int v = 0; v < width; v++) {
-            acc[i][v] = outer_start(job, i0 + i, j0 + v * DSB_VL);
+            acc[i][v] = job->beta ? vf_load(c + i * ldc + v * DSB_VL) : (vf){0};
         }
     }
     for (int r = 0; r < job->rows; r++) {
@@ -535,8 +542,11 @@ outer_tile(const outer_job *job, int height, int width, int i0, int j0)
     for (int i = 0; i < height; i++) {
         DSB_UNROLL
         for (int v = 0; v < width; v++) {
-            outer_finish(job, i0 + i, j0 + v * DSB_VL, acc[i][v]);
+            vf_store(c + i * ldc + v * DSB_VL, acc[i][v]);
         }
+    }
+    if (!direct) {
+        put_tile(job, i0, j0, height, width * DSB_VL, copy);
     }
 }
 
@@ -589,37 +599,41 @@ outer(const outer_job *job)
     }
 }
 
-/* db = column sums of dy (+ db): four vectors at a time, for the sake of the adds' latency. */
+/* Up to `width` vectors of db = column sums of dy (+ db), from column c on. */
+DSB_INLINE void
+sum_strip(int width, int rows, int n, int c, matrix dy, int beta, float *db)
+{
+    vf sum[8];
+
+    DSB_UNROLL
+    for (int v = 0; v < width; v++) {
+        sum[v] = beta ? vf_load_part(db + c + v * DSB_VL, n - c - v * DSB_VL) : (vf){0};
+    }
+    for (int64_t r = 0; r < rows; r++) {
+        DSB_UNROLL
+        for (int v = 0; v < width; v++) {
+            sum[v] += vf_load(dy.p + r * dy.ld + c + v * DSB_VL);
+        }
+    }
+    DSB_UNROLL
+    for (int v = 0; v < width; v++) {
+        vf_store_part(db + c + v * DSB_VL, sum[v], n - c - v * DSB_VL);
+    }
+}
+
 static void
 sum_columns(int rows, int n, matrix dy, int beta, float *db)
 {
-    for (int c = 0; c < n; c += 4 * DSB_VL) {
-        int vectors = (n - c + DSB_VL - 1) / DSB_VL;
-        vf sum[4];
+    int c = 0;
 
-        vectors = vectors > 4 ? 4 : vectors;
-        for (int v = 0; v < 4; v++) {
-            int64_t left = n - c - v * DSB_VL;
-
-            sum[v] = beta && left > 0 ? vf_load_part(db + c + v * DSB_VL, left) : (vf){0};
-        }
-        if (vectors == 4) {
-            for (int64_t r = 0; r < rows; r++) {
-                DSB_UNROLL
-                for (int v = 0; v < 4; v++) {
-                    sum[v] += vf_load(dy.p + r * dy.ld + c + v * DSB_VL);
-                }
-            }
-        } else {
-            for (int v = 0; v < vectors; v++) {
-                for (int64_t r = 0; r < rows; r++) {
-                    sum[v] += vf_load(dy.p + r * dy.ld + c + v * DSB_VL);
-                }
-            }
-        }
-        for (int v = 0; v < vectors; v++) {
-            vf_store_part(db + c + v * DSB_VL, sum[v], n - c - v * DSB_VL);
-        }
+    for (; n - c > 7 * DSB_VL; c += 8 * DSB_VL) {
+        sum_strip(8, rows, n, c, dy, beta, db);
+    }
+    for (; n - c > DSB_VL; c += 2 * DSB_VL) {
+        sum_strip(2, rows, n, c, dy, beta, db);
+    }
+    for (; c < n; c += DSB_VL) {
+        sum_strip(1, rows, n, c, dy, beta, db);
     }
 }
 
@@ -637,10 +651,10 @@ linear_backward_weight(dsb_stream *stream, int rows, int n_in, int n_out, const 
     job.n_b = job.swapped ? n_out : n_in;
     job.a = job.swapped ? (matrix){x, ldx} : (matrix){dy, lddy};
     job.b = job.swapped ? (matrix){dy, lddy} : (matrix){x, ldx};
-    outer(&job);
-    if (db != NULL) {
+    if (db != NULL) { /* first: it brings dy into the cache in the order of memory */
         sum_columns(rows, n_out, (matrix){dy, lddy}, beta, db);
     }
+    outer(&job);
 }
 
 void

@@ -13,34 +13,35 @@ load_row(const float *row, int64_t c, int64_t n)
     return c + DSB_VL <= n ? vf_load(row + c) : vf_load_part(row + c, n - c);
 }
 
+/* The same for bytes. */
+DSB_INLINE vf
+load_bytes(const uint8_t *row, int64_t c, int64_t n)
+{
+    typedef uint8_t vb __attribute__((vector_size(DSB_VL)));
+    vb bytes = {0};
+
+    if (c + DSB_VL <= n) {
+        memcpy(&bytes, row + c, sizeof bytes);
+    } else {
+        for (int i = 0; i < n - c; i++) {
+            bytes[i] = row[c + i];
+        }
+    }
+    return __builtin_convertvector(__builtin_convertvector(bytes, vi), vf);
+}
+
 static void
 scale_row(const dsb_rows *data, int64_t id, float *x)
 {
     int64_t dim = data->dim;
+    const uint8_t *bytes = (const uint8_t *)data->data + id * dim;
+    const float *floats = (const float *)data->data + id * dim;
     vf scale = vf_splat(data->scale), shift = vf_splat(data->shift);
 
     for (int64_t c = 0; c < dim; c += DSB_VL) {
-        int64_t n = dim - c < DSB_VL ? dim - c : DSB_VL;
-        float piece[DSB_VL] = {0};
+        vf v = data->dtype == DSB_UINT8 ? load_bytes(bytes, c, dim) : load_row(floats, c, dim);
 
-        if (data->dtype == DSB_UINT8) {
-            const uint8_t *from = (const uint8_t *)data->data + id * dim + c;
-
-            if (n == DSB_VL) {
-                for (int i = 0; i < DSB_VL; i++) {
-                    piece[i] = from[i];
-                }
-            } else {
-                for (int i = 0; i < n; i++) {
-                    piece[i] = from[i];
-                }
-            }
-            vf_store_part(x + c, vf_fma(vf_load(piece), scale, shift), n);
-        } else {
-            const float *from = (const float *)data->data + id * dim;
-
-            vf_store_part(x + c, vf_fma(load_row(from, c, dim), scale, shift), n);
-        }
+        vf_store_part(x + c, vf_fma(v, scale, shift), dim - c);
     }
 }
 

@@ -11,7 +11,8 @@ slot_at(const dsb_exec *exec, const dsb_place *place)
     if (place->buffer < 0) {
         return (dsb_slot){NULL, 0};
     }
-    return (dsb_slot){(float *)(exec->arena + exec->plan->buffers[place->buffer].offset) + place->column,
+    return (dsb_slot){(float *)(exec->arena + exec->plan->buffers[place->buffer].offset) +
+                          place->column,
                       place->ld};
 }
 
@@ -132,7 +133,8 @@ dsb_exec_find_nonfinite(dsb_exec *exec, const dsb_op_weights *weights, int rows)
 
         run_forward(exec, weights, rows, i);
         if (exec->plan->ops[i].live && !exec->plan->ops[i].fused &&
-            exec->be->first_nonfinite(run->single_row ? 1 : rows, last->spec.width, out.data, out.ld) >= 0) {
+            exec->be->first_nonfinite(run->single_row ? 1 : rows, last->spec.width, out.data,
+                                      out.ld) >= 0) {
             return net->values[last->output].name;
         }
     }
@@ -185,7 +187,8 @@ pack_task(void *context, int64_t i, int worker)
 
     (void)worker;
     if (op->kind->pack_forward != NULL) {
-        op->kind->pack_forward(weights->be, NULL, weights->net, op, theta, weights->packed + op->packed);
+        op->kind->pack_forward(weights->be, NULL, weights->net, op, theta,
+                               weights->packed + op->packed);
         if (weights->packed_backward != NULL) {
             op->kind->pack_backward(weights->be, NULL, weights->net, op, theta,
                                     weights->packed_backward + op->packed_backward);

@@ -19,12 +19,14 @@ typedef struct dsb_exec {
     dsb_slot output, d_output, d_x;
 } dsb_exec;
 
-dsb_status dsb_exec_create(const dsb_plan *plan, const dsb_backend *be, dsb_exec **out) DSB_MUST_CHECK;
+dsb_status dsb_exec_create(const dsb_plan *plan, const dsb_backend *be,
+                           dsb_exec **out) DSB_MUST_CHECK;
 void dsb_exec_destroy(dsb_exec *exec);
 
 void dsb_exec_forward(dsb_exec *exec, const dsb_op_weights *weights, int rows);
 /* `beta` 0 overwrites the plane `grad` (except gaps and dead parameters), 1 adds to it. */
-void dsb_exec_backward(dsb_exec *exec, const dsb_op_weights *weights, int rows, float *grad, int beta);
+void dsb_exec_backward(dsb_exec *exec, const dsb_op_weights *weights, int rows, float *grad,
+                       int beta);
 
 /* Runs forward op by op; the name of the first value that is not finite, or NULL. */
 const char *dsb_exec_find_nonfinite(dsb_exec *exec, const dsb_op_weights *weights, int rows);

@@ -83,9 +83,10 @@ dsb_net_input(dsb_net *net, const char *name, int width, int *value)
         port++;
     }
     DSB_REQUIRE(port < DSB_PORTS, "a net's inputs are called x, t, cond and label, not '%s'", name);
-    DSB_REQUIRE(width >= 1 && width <= MAX_WIDTH, "input '%s': width must lie in 1 .. %d, got %d", name,
-                MAX_WIDTH, width);
-    DSB_REQUIRE(port != DSB_PORT_T || width == 1, "input 't' is one number a row, got width %d", width);
+    DSB_REQUIRE(width >= 1 && width <= MAX_WIDTH, "input '%s': width must lie in 1 .. %d, got %d",
+                name, MAX_WIDTH, width);
+    DSB_REQUIRE(port != DSB_PORT_T || width == 1, "input 't' is one number a row, got width %d",
+                width);
     DSB_TRY(add_value(net, name, width, -1, value));
     net->ports[port] = *value;
     return DSB_OK;
@@ -175,8 +176,8 @@ dsb_net_finish(dsb_net *net, int output)
     DSB_REQUIRE(x >= 0, "a net needs an input 'x'");
     DSB_REQUIRE(output >= 0 && output < net->n_values && net->values[output].op >= 0,
                 "the output of a net must be the result of one of its ops");
-    DSB_REQUIRE(net->values[output].consumers == 0, "the output '%s' of a net is read by another op",
-                net->values[output].name);
+    DSB_REQUIRE(net->values[output].consumers == 0,
+                "the output '%s' of a net is read by another op", net->values[output].name);
     net->output = output;
     return DSB_OK;
 }
@@ -210,7 +211,8 @@ dsb_net_init(const dsb_net *net, uint64_t seed, uint32_t draw, float *plane)
 
         for (int64_t j = 0; j < p->size && bound > 0.0f; j++) {
             if (j % 4 == 0) {
-                dsb_philox(seed, stream, (uint32_t)i, (uint32_t)(j / 4), (uint32_t)(j / 4 >> 32), bits);
+                dsb_philox(seed, stream, (uint32_t)i, (uint32_t)(j / 4), (uint32_t)(j / 4 >> 32),
+                           bits);
             }
             plane[p->offset + j] = (2.0f * dsb_uniform(bits[j % 4]) - 1.0f) * bound;
         }

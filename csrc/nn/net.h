@@ -24,7 +24,13 @@
 #define DSB_MAX_NAME 96
 
 /* The inputs a net may have. t is one number a row; the others are rows. */
-typedef enum dsb_net_port { DSB_PORT_X, DSB_PORT_T, DSB_PORT_COND, DSB_PORT_LABEL, DSB_PORTS } dsb_net_port;
+typedef enum dsb_net_port {
+    DSB_PORT_X,
+    DSB_PORT_T,
+    DSB_PORT_COND,
+    DSB_PORT_LABEL,
+    DSB_PORTS
+} dsb_net_port;
 
 typedef struct dsb_value {
     char name[DSB_MAX_NAME];
@@ -70,10 +76,10 @@ typedef struct dsb_net {
     dsb_op *ops;
     dsb_param *params;
     int n_values, n_ops, n_params;
-    int ports[DSB_PORTS]; /* value of each input, -1: absent */
-    int output;           /* value; -1 until finished */
-    int64_t plane;        /* floats in a plane, gaps included */
-    int64_t n_parameters; /* gaps not included */
+    int ports[DSB_PORTS];                    /* value of each input, -1: absent */
+    int output;                              /* value; -1 until finished */
+    int64_t plane;                           /* floats in a plane, gaps included */
+    int64_t n_parameters;                    /* gaps not included */
     int64_t packed_forward, packed_backward; /* floats of packed weights */
 } dsb_net;
 

@@ -7,7 +7,8 @@ activation_build(dsb_net *net, dsb_op *op, const char *name)
     op->spec.width = dsb_op_input(net, op, 0)->width;
     if (op->kind->activation == DSB_LEAKY_RELU) {
         DSB_REQUIRE(op->spec.slope > 0.0f && op->spec.slope <= 1.0f,
-                    "leaky_relu '%s': slope must lie in (0, 1], got %g", name, (double)op->spec.slope);
+                    "leaky_relu '%s': slope must lie in (0, 1], got %g", name,
+                    (double)op->spec.slope);
     }
     return DSB_OK;
 }
@@ -24,7 +25,8 @@ activation_forward(const dsb_op_run *run, const dsb_op_weights *weights, int row
 /* dx = dy f'(x). LeakyReLU keeps the sign, so y tells f' and x need not be kept; SiLU needs x:
  * f'(x) = s (1 + x (1 - s)) with s = 1 / (1 + e^-x). */
 static void
-activation_backward(const dsb_op_run *run, const dsb_op_weights *weights, int rows, float *grad, int beta)
+activation_backward(const dsb_op_run *run, const dsb_op_weights *weights, int rows, float *grad,
+                    int beta)
 {
     dsb_slot saved = run->op->kind->needs == DSB_NEEDS_OUTPUT ? run->out : run->in[0];
 

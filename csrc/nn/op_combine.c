@@ -15,8 +15,8 @@ static void
 add_forward(const dsb_op_run *run, const dsb_op_weights *weights, int rows)
 {
     (void)weights;
-    run->be->add(run->stream, rows, run->op->spec.width, run->in[0].data, run->in[0].ld, run->in[1].data,
-                 run->in[1].ld, run->out.data, run->out.ld);
+    run->be->add(run->stream, rows, run->op->spec.width, run->in[0].data, run->in[0].ld,
+                 run->in[1].data, run->in[1].ld, run->out.data, run->out.ld);
 }
 
 /* da = dy, db = dy. */
@@ -65,7 +65,8 @@ concat_forward(const dsb_op_run *run, const dsb_op_weights *weights, int rows)
 
 /* Each input's gradient is its slice of dy. */
 static void
-concat_backward(const dsb_op_run *run, const dsb_op_weights *weights, int rows, float *grad, int beta)
+concat_backward(const dsb_op_run *run, const dsb_op_weights *weights, int rows, float *grad,
+                int beta)
 {
     int64_t column = 0;
 

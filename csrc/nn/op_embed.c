@@ -4,7 +4,8 @@
 static dsb_status
 embed_build(dsb_net *net, dsb_op *op, const char *name)
 {
-    DSB_REQUIRE(op->spec.inputs[0] == net->ports[DSB_PORT_T], "embed '%s': its input must be t", name);
+    DSB_REQUIRE(op->spec.inputs[0] == net->ports[DSB_PORT_T], "embed '%s': its input must be t",
+                name);
     DSB_REQUIRE(op->spec.width >= 4 && op->spec.width % 2 == 0,
                 "embed '%s': width must be even and at least 4, got %d", name, op->spec.width);
     return DSB_OK;
@@ -20,7 +21,8 @@ embed_forward(const dsb_op_run *run, const dsb_op_weights *weights, int rows)
 
 /* Never called: t has no gradient. */
 static void
-embed_backward(const dsb_op_run *run, const dsb_op_weights *weights, int rows, float *grad, int beta)
+embed_backward(const dsb_op_run *run, const dsb_op_weights *weights, int rows, float *grad,
+               int beta)
 {
     (void)run;
     (void)weights;

@@ -8,7 +8,8 @@ linear_build(dsb_net *net, dsb_op *op, const char *name)
     int fan_in = op->spec.zero ? 0 : n_in;
 
     DSB_REQUIRE(n_out >= 1, "linear '%s': width must be at least 1, got %d", name, n_out);
-    DSB_TRY(dsb_net_param(net, name, "weight", 2, (int64_t[]){n_out, n_in}, fan_in, &op->params[0]));
+    DSB_TRY(
+        dsb_net_param(net, name, "weight", 2, (int64_t[]){n_out, n_in}, fan_in, &op->params[0]));
     DSB_TRY(dsb_net_param(net, name, "bias", 1, (int64_t[]){n_out}, fan_in, &op->params[1]));
     return DSB_OK;
 }
@@ -34,8 +35,8 @@ linear_pack_forward(const dsb_backend *be, dsb_stream *stream, const dsb_net *ne
 }
 
 static void
-linear_pack_backward(const dsb_backend *be, dsb_stream *stream, const dsb_net *net, const dsb_op *op,
-                     const float *theta, float *packed)
+linear_pack_backward(const dsb_backend *be, dsb_stream *stream, const dsb_net *net,
+                     const dsb_op *op, const float *theta, float *packed)
 {
     be->linear_pack_transposed(stream, dsb_op_input(net, op, 0)->width, op->spec.width,
                                theta + net->params[op->params[0]].offset, packed);
@@ -52,25 +53,27 @@ linear_forward(const dsb_op_run *run, const dsb_op_weights *weights, int rows)
                             run->in[0].data, run->in[0].ld, weights->packed + op->packed,
                             weights->theta + run->net->params[op->params[1]].offset,
                             fused != NULL ? fused->kind->activation : DSB_IDENTITY,
-                            fused != NULL ? fused->spec.slope : 0.0f, saves_z ? run->out.data : NULL,
-                            run->out.ld, y.data, y.ld);
+                            fused != NULL ? fused->spec.slope : 0.0f,
+                            saves_z ? run->out.data : NULL, run->out.ld, y.data, y.ld);
 }
 
 /* y = x W^T + b:  dx = dy W,  dW = dy^T x,  db = sum over rows of dy. */
 static void
-linear_backward(const dsb_op_run *run, const dsb_op_weights *weights, int rows, float *grad, int beta)
+linear_backward(const dsb_op_run *run, const dsb_op_weights *weights, int rows, float *grad,
+                int beta)
 {
     const dsb_op *op = run->op;
     int n_in = dsb_op_input(run->net, op, 0)->width, n_out = op->spec.width;
 
     if (grad != NULL) {
-        run->be->linear_backward_weight(run->stream, rows, n_in, n_out, run->in[0].data, run->in[0].ld,
-                                        run->d_out.data, run->d_out.ld, beta,
+        run->be->linear_backward_weight(run->stream, rows, n_in, n_out, run->in[0].data,
+                                        run->in[0].ld, run->d_out.data, run->d_out.ld, beta,
                                         grad + run->net->params[op->params[0]].offset,
                                         grad + run->net->params[op->params[1]].offset);
     }
     if (run->d_in[0].data != NULL) {
-        run->be->linear_backward_input(run->stream, rows, n_in, n_out, run->d_out.data, run->d_out.ld,
+        run->be->linear_backward_input(run->stream, rows, n_in, n_out, run->d_out.data,
+                                       run->d_out.ld,
                                        weights->packed_backward + op->packed_backward, run->beta[0],
                                        run->d_in[0].data, run->d_in[0].ld);
     }

@@ -238,11 +238,12 @@ place_value(planner *p, int v, bool gradient, int first, int last)
 
     if (places[root].buffer < 0) {
         places[root].buffer = plan->n_buffers;
-        plan->buffers[plan->n_buffers++] = (dsb_buffer){.bytes = (size_t)(rows * pitch) * sizeof(float),
-                                                        .first = INT_MAX,
-                                                        .last = -1,
-                                                        .value = root,
-                                                        .gradient = gradient};
+        plan->buffers[plan->n_buffers++] =
+            (dsb_buffer){.bytes = (size_t)(rows * pitch) * sizeof(float),
+                         .first = INT_MAX,
+                         .last = -1,
+                         .value = root,
+                         .gradient = gradient};
     }
     places[v].buffer = places[root].buffer;
     places[v].column = column;
@@ -271,7 +272,8 @@ place_values(planner *p)
         for (int i = 0; i < net->n_ops; i++) {
             for (int j = 0; j < net->ops[i].spec.n_inputs && p->plan->ops[i].live; j++) {
                 if (net->ops[i].spec.inputs[j] == v) {
-                    int used = needs(p->plan, i, DSB_NEEDS_INPUT) ? backward_time(net, i) : forward_time(i);
+                    int used = needs(p->plan, i, DSB_NEEDS_INPUT) ? backward_time(net, i)
+                                                                  : forward_time(i);
 
                     last = used > last ? used : last;
                 }
@@ -330,7 +332,8 @@ decide_beta(planner *p)
 static bool
 collide(const dsb_buffer *a, const dsb_buffer *b, size_t offset)
 {
-    return a->first <= b->last && b->first <= a->last && offset < b->offset + dsb_piece_bytes(b->bytes) &&
+    return a->first <= b->last && b->first <= a->last &&
+           offset < b->offset + dsb_piece_bytes(b->bytes) &&
            b->offset < offset + dsb_piece_bytes(a->bytes);
 }
 
@@ -417,7 +420,8 @@ dsb_plan_create(const dsb_net *net, dsb_mode mode, int rows, bool keep, dsb_plan
 
     *out = NULL;
     assert(net->output >= 0);
-    DSB_REQUIRE(rows >= 1 && rows <= 1 << 20, "rows of a plan must lie in 1 .. %d, got %d", 1 << 20, rows);
+    DSB_REQUIRE(rows >= 1 && rows <= 1 << 20, "rows of a plan must lie in 1 .. %d, got %d", 1 << 20,
+                rows);
     DSB_TRY(dsb_alloc(sizeof *p.plan, &p.plan));
     p.plan->net = net;
     p.plan->mode = mode;

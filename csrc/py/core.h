@@ -23,8 +23,7 @@ typedef struct dsb_module_state {
 } dsb_module_state;
 
 typedef struct dsb_py_net {
-    PyObject_HEAD
-    dsb_net *net;
+    PyObject_HEAD dsb_net *net;
 } dsb_py_net;
 
 extern PyType_Spec dsb_net_spec, dsb_bridge_spec;

@@ -31,8 +31,9 @@ dsb_py_view_any(PyObject *object, const char *name, dsb_tensor *view)
         }
     }
     if (dtype < 0 || !PyArray_ISBEHAVED_RO(array)) {
-        PyErr_Format(PyExc_TypeError, "%s: expected an aligned float32 array in native byte order, got %R",
-                     name, (PyObject *)PyArray_DESCR(array));
+        PyErr_Format(PyExc_TypeError,
+                     "%s: expected an aligned float32 array in native byte order, got %R", name,
+                     (PyObject *)PyArray_DESCR(array));
         return -1;
     }
     if (PyArray_NDIM(array) > DSB_MAX_RANK) {

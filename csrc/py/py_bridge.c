@@ -1,16 +1,13 @@
 #define PY_ARRAY_UNIQUE_SYMBOL dsb_numpy_api
 #define NO_IMPORT_ARRAY
-#include "py/core.h"
+#include "py/config.h"
 
 #include <time.h>
-
-#include "bridge/trainer.h"
 
 #define TICK_SECONDS 0.05 /* how often a long call looks for Ctrl-C */
 
 typedef struct dsb_py_bridge {
-    PyObject_HEAD
-    dsb_bridge *bridge;
+    PyObject_HEAD dsb_bridge *bridge;
     PyThread_type_lock lock;
     PyObject *net, *source, *prior; /* what the bridge borrows */
 } dsb_py_bridge;
@@ -22,8 +19,7 @@ static void
 lock_bridge(dsb_py_bridge *self)
 {
     if (!PyThread_acquire_lock(self->lock, NOWAIT_LOCK)) {
-        Py_BEGIN_ALLOW_THREADS
-        PyThread_acquire_lock(self->lock, WAIT_LOCK);
+        Py_BEGIN_ALLOW_THREADS PyThread_acquire_lock(self->lock, WAIT_LOCK);
         Py_END_ALLOW_THREADS
     }
 }
@@ -73,168 +69,17 @@ module_of(dsb_py_bridge *self)
     return PyType_GetModule(Py_TYPE((PyObject *)self));
 }
 
-/* Index of `name` among the strings of `choices` (NULL at the end), or -1 with a ValueError. */
-static int
-choose(const char *name, const char *argument, const char *const *choices)
-{
-    PyObject *list;
-
-    for (int i = 0; choices[i] != NULL; i++) {
-        if (strcmp(choices[i], name) == 0) {
-            return i;
-        }
-    }
-    list = PyList_New(0);
-    for (int i = 0; list != NULL && choices[i] != NULL; i++) {
-        PyObject *choice = PyUnicode_FromString(choices[i]);
-
-        if (choice == NULL || PyList_Append(list, choice) < 0) {
-            Py_CLEAR(list);
-        }
-        Py_XDECREF(choice);
-    }
-    if (list != NULL) {
-        PyErr_Format(PyExc_ValueError, "%s: expected one of %R, got '%s'", argument, list, name);
-        Py_DECREF(list);
-    }
-    return -1;
-}
-
-static int
-is_given(PyObject *object)
-{
-    return object != NULL && object != Py_None;
-}
-
-static int
-get_end(PyObject *module, const char *name, PyObject *rows, PyObject *mean, PyObject *factor,
-        float scale, float shift, int64_t dim, dsb_end *end)
-{
-    dsb_tensor view;
-
-    if (is_given(rows)) {
-        if (dsb_py_view_any(rows, name, &view) < 0) {
-            return -1;
-        }
-        if (view.dtype != DSB_FLOAT32 && view.dtype != DSB_UINT8) {
-            PyErr_Format(PyExc_TypeError, "%s: expected dtype float32 or uint8, got %s", name,
-                         dsb_dtype_name(view.dtype));
-            return -1;
-        }
-        if (dsb_py_view(module, rows, name, view.dtype, 2, (int64_t[]){-1, dim}, &view) < 0) {
-            return -1;
-        }
-        end->rows = (dsb_rows){view.data, view.dtype, view.shape[0], dim, scale, shift};
-        return 0;
-    }
-    if (!is_given(mean) || !is_given(factor)) {
-        PyErr_Format(PyExc_ValueError, "%s: expected rows of data, or %s_mean and %s_factor", name, name, name);
-        return -1;
-    }
-    if (dsb_py_view(module, mean, name, DSB_FLOAT32, 1, (int64_t[]){dim}, &view) < 0) {
-        return -1;
-    }
-    end->mean = view.data;
-    if (dsb_py_view(module, factor, name, DSB_FLOAT32, 2, (int64_t[]){dim, dim}, &view) < 0) {
-        return -1;
-    }
-    end->factor = view.data;
-    return 0;
-}
-
-/* What the constructor was given, before it is understood. */
-typedef struct arguments {
-    PyObject *net, *source, *source_mean, *source_factor, *prior, *prior_mean, *prior_factor;
-    PyObject *reference_mean, *steps;
-    double source_scale, source_shift, prior_scale, prior_shift, reference_precision;
-    const char *convention, *output, *objective;
-    int closed_form, antithetic, cosine;
-    double beta1, beta2, epsilon, ema;
-    long long cache_bytes;
-    unsigned long long seed;
-} arguments;
-
-static int
-parse_arguments(PyObject *args, PyObject *kwargs, arguments *a, dsb_bridge_config *c)
-{
-    static char *names[] = {"", "source", "source_scale", "source_shift", "source_mean", "source_factor",
-                            "prior", "prior_scale", "prior_shift", "prior_mean", "prior_factor",
-                            "reference_mean", "reference_precision", "steps", "convention", "output",
-                            "objective", "closed_form", "antithetic", "batch", "microbatch", "lanes",
-                            "refresh", "reuse", "cache_bytes", "learning_rate", "cosine", "beta1",
-                            "beta2", "epsilon", "clip", "ema", "seed", NULL};
-
-    return PyArg_ParseTupleAndKeywords(
-        args, kwargs, "O|$OddOOOddOOOdOsssppiiiiiLdpdddddK", names, &a->net, &a->source,
-        &a->source_scale, &a->source_shift, &a->source_mean, &a->source_factor, &a->prior,
-        &a->prior_scale, &a->prior_shift, &a->prior_mean, &a->prior_factor, &a->reference_mean,
-        &a->reference_precision, &a->steps, &a->convention, &a->output, &a->objective, &a->closed_form,
-        &a->antithetic, &c->batch, &c->microbatch, &c->lanes, &c->refresh, &c->reuse, &a->cache_bytes,
-        &c->rate.rate, &a->cosine, &a->beta1, &a->beta2, &a->epsilon, &c->rate.clip, &a->ema, &a->seed);
-}
-
-static int
-understand(PyObject *module, arguments *a, dsb_bridge_config *c)
-{
-    static const char *const conventions[] = {"grid", "official", NULL};
-    static const char *const outputs[] = {"mean", "step", "drift", NULL};
-    const dsb_module_state *state = PyModule_GetState(module);
-    int convention = choose(a->convention, "convention", conventions), output = -1;
-    int64_t dim;
-    dsb_tensor view;
-
-    if (convention < 0 || (output = choose(a->output, "output", outputs)) < 0) {
-        return -1;
-    }
-    if (!PyObject_TypeCheck(a->net, state->net_type)) {
-        PyErr_Format(PyExc_TypeError, "net: expected a dsb._core.Net, got %R", Py_TYPE(a->net));
-        return -1;
-    }
-    c->net = ((dsb_py_net *)a->net)->net;
-    dim = dsb_net_dim(c->net);
-    if (!is_given(a->reference_mean) || !is_given(a->steps)) {
-        PyErr_SetString(PyExc_TypeError, "reference_mean and steps are required");
-        return -1;
-    }
-    if (get_end(module, "source", a->source, a->source_mean, a->source_factor, (float)a->source_scale,
-                (float)a->source_shift, dim, &c->source) < 0 ||
-        get_end(module, "prior", a->prior, a->prior_mean, a->prior_factor, (float)a->prior_scale,
-                (float)a->prior_shift, dim, &c->prior) < 0 ||
-        dsb_py_view(module, a->reference_mean, "reference_mean", DSB_FLOAT32, 1, (int64_t[]){dim},
-                    &view) < 0) {
-        return -1;
-    }
-    c->reference_mean = view.data;
-    if (dsb_py_view(module, a->steps, "steps", DSB_FLOAT64, 1, (int64_t[]){-1}, &view) < 0) {
-        return -1;
-    }
-    c->n = view.shape[0] > DSB_MAX_STEPS ? DSB_MAX_STEPS + 1 : (int)view.shape[0];
-    c->g = view.data;
-    c->reference_precision = a->reference_precision;
-    c->convention = (dsb_convention)convention;
-    c->output = (dsb_output)output;
-    c->objective = a->objective;
-    c->closed_form = a->closed_form;
-    c->antithetic = a->antithetic;
-    c->cache_bytes = a->cache_bytes;
-    c->rate.cosine = a->cosine;
-    c->adam = (dsb_adam){(float)a->beta1, (float)a->beta2, (float)a->epsilon, (float)a->ema};
-    c->seed = a->seed;
-    return 0;
-}
-
 static PyObject *
 bridge_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     PyObject *module = PyType_GetModule(type);
     allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
-    arguments a = {.source_scale = 1.0, .prior_scale = 1.0, .convention = "grid", .output = "drift",
-                   .objective = "dsb", .closed_form = 1, .beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8};
-    dsb_bridge_config config = {.batch = 512, .refresh = 100, .reuse = 1, .rate = {.rate = 1e-3}};
+    dsb_py_arguments a;
+    dsb_bridge_config config;
     dsb_py_bridge *self;
     dsb_status status;
 
-    if (!parse_arguments(args, kwargs, &a, &config) || understand(module, &a, &config) < 0) {
+    if (dsb_py_configure(module, args, kwargs, &a, &config) < 0) {
         return NULL;
     }
     self = (dsb_py_bridge *)alloc(type, 0);
@@ -249,10 +94,9 @@ bridge_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->net = Py_NewRef(a.net);
     self->source = a.source != NULL ? Py_NewRef(a.source) : NULL;
     self->prior = a.prior != NULL ? Py_NewRef(a.prior) : NULL;
-    Py_BEGIN_ALLOW_THREADS
-    status = dsb_bridge_create(&config, dsb_cpu_backend(), &self->bridge);
-    Py_END_ALLOW_THREADS
-    if (status != DSB_OK) {
+    Py_BEGIN_ALLOW_THREADS status = dsb_bridge_create(&config, dsb_cpu_backend(), &self->bridge);
+    Py_END_ALLOW_THREADS if (status != DSB_OK)
+    {
         Py_DECREF(self);
         return dsb_py_raise(module, status);
     }
@@ -368,7 +212,7 @@ get_direction(const char *name)
 {
     static const char *const directions[] = {"backward", "forward", NULL};
 
-    return choose(name, "direction", directions);
+    return dsb_py_choose(name, "direction", directions);
 }
 
 static PyObject *
@@ -385,7 +229,7 @@ static int
 get_plane_of(dsb_py_bridge *self, const char *direction, const char *which, float **plane)
 {
     static const char *const planes[] = {"theta", "m", "v", "ema", NULL};
-    int d = get_direction(direction), p = d < 0 ? -1 : choose(which, "which", planes);
+    int d = get_direction(direction), p = d < 0 ? -1 : dsb_py_choose(which, "which", planes);
 
     if (p < 0) {
         return -1;
@@ -430,7 +274,8 @@ bridge_set_plane(PyObject *object, PyObject *args)
 
     if (!PyArg_ParseTuple(args, "ssO", &direction, &which, &array) ||
         get_plane_of(self, direction, which, &plane) < 0 ||
-        dsb_py_view(module_of(self), array, "plane", DSB_FLOAT32, 1, &self->bridge->net->plane, &view) < 0) {
+        dsb_py_view(module_of(self), array, "plane", DSB_FLOAT32, 1, &self->bridge->net->plane,
+                    &view) < 0) {
         return NULL;
     }
     lock_bridge(self);
@@ -450,11 +295,12 @@ bridge_get_position(PyObject *object, PyObject *unused)
     lock_bridge(self);
     p = dsb_bridge_position(self->bridge);
     unlock_bridge(self);
-    return Py_BuildValue("{s:L,s:L,s:L,s:L,s:L,s:i,s:i}", "half_bridge", (long long)p.half_bridge, "step",
-                         (long long)p.step, "steps", (long long)p.steps, "adam_backward",
+    return Py_BuildValue("{s:L,s:L,s:L,s:L,s:L,s:i,s:i}", "half_bridge", (long long)p.half_bridge,
+                         "step", (long long)p.step, "steps", (long long)p.steps, "adam_backward",
                          (long long)p.adam_steps[DSB_BACKWARD], "adam_forward",
                          (long long)p.adam_steps[DSB_FORWARD], "trained_backward",
-                         (int)p.trained[DSB_BACKWARD], "trained_forward", (int)p.trained[DSB_FORWARD]);
+                         (int)p.trained[DSB_BACKWARD], "trained_forward",
+                         (int)p.trained[DSB_FORWARD]);
 }
 
 static int
@@ -481,8 +327,8 @@ bridge_set_position(PyObject *object, PyObject *args)
     dsb_status status;
 
     if (!PyArg_ParseTuple(args, "O!OO", &PyDict_Type, &dict, &loss, &norm) ||
-        get_count(dict, "half_bridge", &p.half_bridge) < 0 || get_count(dict, "step", &p.step) < 0 ||
-        get_count(dict, "steps", &p.steps) < 0 ||
+        get_count(dict, "half_bridge", &p.half_bridge) < 0 ||
+        get_count(dict, "step", &p.step) < 0 || get_count(dict, "steps", &p.steps) < 0 ||
         get_count(dict, "adam_backward", &p.adam_steps[DSB_BACKWARD]) < 0 ||
         get_count(dict, "adam_forward", &p.adam_steps[DSB_FORWARD]) < 0 ||
         get_count(dict, "trained_backward", &trained[DSB_BACKWARD]) < 0 ||
@@ -491,8 +337,7 @@ bridge_set_position(PyObject *object, PyObject *args)
     }
     p.trained[0] = trained[0] != 0;
     p.trained[1] = trained[1] != 0;
-    if (p.step < 0 ||
-        dsb_py_view(module_of(self), loss, "loss", DSB_FLOAT32, 1, &p.step, &l) < 0 ||
+    if (p.step < 0 || dsb_py_view(module_of(self), loss, "loss", DSB_FLOAT32, 1, &p.step, &l) < 0 ||
         dsb_py_view(module_of(self), norm, "norm", DSB_FLOAT32, 1, &p.step, &n) < 0) {
         if (!PyErr_Occurred()) {
             PyErr_SetString(PyExc_ValueError, "position: 'step' must not be negative");
@@ -515,8 +360,8 @@ bridge_memory(PyObject *object, PyObject *unused)
 
     (void)unused;
     return Py_BuildValue("{s:n,s:n,s:n,s:n,s:n,s:n}", "planes", (Py_ssize_t)m.planes, "gradients",
-                         (Py_ssize_t)m.gradients, "activations", (Py_ssize_t)m.activations, "weights",
-                         (Py_ssize_t)m.weights, "cache", (Py_ssize_t)m.cache, "total",
+                         (Py_ssize_t)m.gradients, "activations", (Py_ssize_t)m.activations,
+                         "weights", (Py_ssize_t)m.weights, "cache", (Py_ssize_t)m.cache, "total",
                          (Py_ssize_t)m.total);
 }
 
@@ -548,21 +393,22 @@ bridge_sample(PyObject *object, PyObject *args, PyObject *kwargs)
         return NULL;
     }
     request.n = n;
-    if (is_given(x)) {
+    if (dsb_py_given(x)) {
         if (dsb_py_view(module, x, "x", DSB_FLOAT32, 2, (int64_t[]){-1, dim}, &start) < 0) {
             return NULL;
         }
         request.x = start.data;
         request.n = start.shape[0];
     }
-    if (is_given(steps)) {
+    if (dsb_py_given(steps)) {
         if (dsb_py_view(module, steps, "steps", DSB_FLOAT64, 1, (int64_t[]){-1}, &grid) < 0) {
             return NULL;
         }
         states = grid.shape[0] + 1;
     }
     if (request.n < 1 || states > DSB_MAX_STEPS + 1) {
-        PyErr_Format(PyExc_ValueError, "expected at least one row and at most %d steps, got %lld and %lld",
+        PyErr_Format(PyExc_ValueError,
+                     "expected at least one row and at most %d steps, got %lld and %lld",
                      DSB_MAX_STEPS, (long long)request.n, (long long)states - 1);
         return NULL;
     }
@@ -576,8 +422,8 @@ bridge_sample(PyObject *object, PyObject *args, PyObject *kwargs)
     }
     lock_bridge(self);
     watch.saved = PyEval_SaveThread();
-    status = dsb_bridge_sample(self->bridge, (dsb_direction)direction, (int)states - 1, grid.data, &request,
-                               (dsb_tick){signal_raised, &watch});
+    status = dsb_bridge_sample(self->bridge, (dsb_direction)direction, (int)states - 1, grid.data,
+                               &request, (dsb_tick){signal_raised, &watch});
     PyEval_RestoreThread(watch.saved);
     unlock_bridge(self);
     if (status != DSB_OK) {
@@ -603,7 +449,8 @@ bridge_drift(PyObject *object, PyObject *args)
         return NULL;
     }
     direction = get_direction(name);
-    if (direction < 0 || dsb_py_view(module, x, "x", DSB_FLOAT32, 2, (int64_t[]){-1, dim}, &states) < 0 ||
+    if (direction < 0 ||
+        dsb_py_view(module, x, "x", DSB_FLOAT32, 2, (int64_t[]){-1, dim}, &states) < 0 ||
         dsb_py_view(module, t, "t", DSB_FLOAT32, 1, &states.shape[0], &times) < 0) {
         return NULL;
     }
@@ -612,11 +459,9 @@ bridge_drift(PyObject *object, PyObject *args)
         return NULL;
     }
     lock_bridge(self);
-    Py_BEGIN_ALLOW_THREADS
-    status = dsb_bridge_drift(self->bridge, (dsb_direction)direction, states.shape[0], states.data,
-                              times.data, out);
-    Py_END_ALLOW_THREADS
-    unlock_bridge(self);
+    Py_BEGIN_ALLOW_THREADS status = dsb_bridge_drift(self->bridge, (dsb_direction)direction,
+                                                     states.shape[0], states.data, times.data, out);
+    Py_END_ALLOW_THREADS unlock_bridge(self);
     if (status != DSB_OK) {
         Py_DECREF(array);
         return dsb_py_raise(module, status);
@@ -633,9 +478,12 @@ bridge_get(PyObject *object, void *closure)
 {
     const dsb_bridge *bridge = ((dsb_py_bridge *)object)->bridge;
     const int64_t values[] = {
-        [GET_MICROBATCH] = bridge->config.microbatch, [GET_LANES] = bridge->config.lanes,
-        [GET_REFRESH] = bridge->config.refresh,       [GET_HALF_BRIDGE] = bridge->half_bridge,
-        [GET_STEP] = bridge->step,                    [GET_STEPS] = bridge->n_steps,
+        [GET_MICROBATCH] = bridge->config.microbatch,
+        [GET_LANES] = bridge->config.lanes,
+        [GET_REFRESH] = bridge->config.refresh,
+        [GET_HALF_BRIDGE] = bridge->half_bridge,
+        [GET_STEP] = bridge->step,
+        [GET_STEPS] = bridge->n_steps,
     };
 
     return PyLong_FromLongLong(values[(intptr_t)closure]);
@@ -644,16 +492,19 @@ bridge_get(PyObject *object, void *closure)
 static PyGetSetDef bridge_properties[] = {
     {"microbatch", bridge_get, NULL, "Rows of a microbatch.", (void *)GET_MICROBATCH},
     {"lanes", bridge_get, NULL, "Gradient lanes.", (void *)GET_LANES},
-    {"refresh", bridge_get, NULL, "Gradient steps that a window of the cache serves.", (void *)GET_REFRESH},
+    {"refresh", bridge_get, NULL, "Gradient steps that a window of the cache serves.",
+     (void *)GET_REFRESH},
     {"half_bridge", bridge_get, NULL, "Half-bridges finished.", (void *)GET_HALF_BRIDGE},
     {"step", bridge_get, NULL, "Steps done in the current half-bridge.", (void *)GET_STEP},
-    {"steps", bridge_get, NULL, "Steps of the current half-bridge; 0: not begun.", (void *)GET_STEPS},
+    {"steps", bridge_get, NULL, "Steps of the current half-bridge; 0: not begun.",
+     (void *)GET_STEPS},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
 static PyMethodDef bridge_methods[] = {
     {"begin", bridge_begin, METH_O, "begin(steps): starts the next half-bridge."},
-    {"run", bridge_run, METH_VARARGS, "run(steps, seconds=0.1): gradient steps; how many were done."},
+    {"run", bridge_run, METH_VARARGS,
+     "run(steps, seconds=0.1): gradient steps; how many were done."},
     {"log", bridge_log, METH_NOARGS, "Loss and gradient norm of each step of the half-bridge."},
     {"trained", bridge_trained, METH_O, "trained(direction): whether its net has had a step."},
     {"memory", bridge_memory, METH_NOARGS, "Bytes by purpose."},
@@ -668,9 +519,12 @@ static PyMethodDef bridge_methods[] = {
 };
 
 static PyType_Slot bridge_slots[] = {
-    {Py_tp_new, bridge_new},         {Py_tp_dealloc, bridge_dealloc},
-    {Py_tp_traverse, bridge_traverse}, {Py_tp_methods, bridge_methods},
-    {Py_tp_getset, bridge_properties}, {Py_tp_doc, "Nets of both directions and the loop that trains them."},
+    {Py_tp_new, bridge_new},
+    {Py_tp_dealloc, bridge_dealloc},
+    {Py_tp_traverse, bridge_traverse},
+    {Py_tp_methods, bridge_methods},
+    {Py_tp_getset, bridge_properties},
+    {Py_tp_doc, "Nets of both directions and the loop that trains them."},
     {0, NULL},
 };
 

@@ -100,10 +100,9 @@ module_set_num_threads(PyObject *module, PyObject *argument)
     if (threads > INT_MAX || threads < INT_MIN) {
         threads = 0;
     }
-    Py_BEGIN_ALLOW_THREADS
-    status = dsb_pool_set_threads((int)threads);
-    Py_END_ALLOW_THREADS
-    if (status != DSB_OK) {
+    Py_BEGIN_ALLOW_THREADS status = dsb_pool_set_threads((int)threads);
+    Py_END_ALLOW_THREADS if (status != DSB_OK)
+    {
         return dsb_py_raise(module, status);
     }
     Py_RETURN_NONE;
@@ -150,7 +149,8 @@ draw_arguments(PyObject *args, dsb_draw *at, int64_t shape[2], float **out)
         return NULL;
     }
     if (rows < 0 || dim < 1 || rows > INT32_MAX || dim > INT32_MAX) {
-        PyErr_Format(PyExc_ValueError, "expected rows >= 0 and dim >= 1, got %lld and %lld", rows, dim);
+        PyErr_Format(PyExc_ValueError, "expected rows >= 0 and dim >= 1, got %lld and %lld", rows,
+                     dim);
         return NULL;
     }
     *at = (dsb_draw){seed, stream, step, sample};
@@ -178,15 +178,14 @@ module_normals(PyObject *module, PyObject *args)
         Py_DECREF(array);
         return dsb_py_raise(module, status);
     }
-    Py_BEGIN_ALLOW_THREADS
-    for (int64_t r = 0; r < shape[0]; r += 64, at.sample += 64) {
+    Py_BEGIN_ALLOW_THREADS for (int64_t r = 0; r < shape[0]; r += 64, at.sample += 64)
+    {
         int rows = shape[0] - r < 64 ? (int)(shape[0] - r) : 64;
 
         be->normals(NULL, &at, rows, (int)shape[1], row, pitch);
         be->copy(NULL, rows, (int)shape[1], row, pitch, 0, out + r * shape[1], shape[1]);
     }
-    Py_END_ALLOW_THREADS
-    dsb_free(row);
+    Py_END_ALLOW_THREADS dsb_free(row);
     return array;
 }
 
@@ -203,17 +202,17 @@ module_uniforms(PyObject *module, PyObject *args)
     if (array == NULL) {
         return NULL;
     }
-    Py_BEGIN_ALLOW_THREADS
-    for (int64_t r = 0; r < shape[0]; r++) {
+    Py_BEGIN_ALLOW_THREADS for (int64_t r = 0; r < shape[0]; r++)
+    {
         for (int64_t c = 0; c < shape[1]; c++) {
             if (c % 4 == 0) {
-                dsb_philox(at.seed, at.stream, at.step, at.sample + (uint32_t)r, (uint32_t)(c / 4), bits);
+                dsb_philox(at.seed, at.stream, at.step, at.sample + (uint32_t)r, (uint32_t)(c / 4),
+                           bits);
             }
             out[r * shape[1] + c] = dsb_uniform(bits[c % 4]);
         }
     }
-    Py_END_ALLOW_THREADS
-    return array;
+    Py_END_ALLOW_THREADS return array;
 }
 
 static PyObject *
@@ -251,13 +250,16 @@ static PyMethodDef module_methods[] = {
     {"isas", module_isas, METH_NOARGS, "The instruction sets that this machine offers."},
     {"get_num_threads", module_get_num_threads, METH_NOARGS, "Threads in use."},
     {"set_num_threads", module_set_num_threads, METH_O, "Sets the number of threads, 1 .. 256."},
-    {"memory_available", module_memory_available, METH_NOARGS, "Bytes this process may still take."},
+    {"memory_available", module_memory_available, METH_NOARGS,
+     "Bytes this process may still take."},
     {"live_blocks", module_live_blocks, METH_NOARGS, "Blocks of the core not yet freed (tests)."},
-    {"fail_allocation", module_fail_allocation, METH_O, "The n-th allocation from now fails (tests)."},
+    {"fail_allocation", module_fail_allocation, METH_O,
+     "The n-th allocation from now fails (tests)."},
     {"normals", module_normals, METH_VARARGS,
      "normals(seed, stream, step, sample, rows, dim): Philox normals, float32 [rows, dim]."},
     {"uniforms", module_uniforms, METH_VARARGS,
-     "uniforms(seed, stream, step, sample, rows, dim): Philox uniforms in (0, 1), float32 [rows, dim]."},
+     "uniforms(seed, stream, step, sample, rows, dim): Philox uniforms in (0, 1), float32 [rows, "
+     "dim]."},
     {"permutation", module_permutation, METH_VARARGS,
      "permutation(seed, stream, step, n): Philox permutation of 0 .. n - 1, int64."},
     {NULL, NULL, 0, NULL},
@@ -277,7 +279,8 @@ module_exec(PyObject *module)
         return -1;
     }
     state->device_error = PyErr_NewExceptionWithDoc(
-        "dsb.DeviceError", "A device refused: absent, lost, or without a capability that was asked for.",
+        "dsb.DeviceError",
+        "A device refused: absent, lost, or without a capability that was asked for.",
         PyExc_RuntimeError, NULL);
     if (state->device_error == NULL ||
         PyModule_AddObjectRef(module, "DeviceError", state->device_error) < 0) {

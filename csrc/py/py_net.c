@@ -50,8 +50,8 @@ get_inputs(const dsb_net *net, PyObject *dict, dsb_op_spec *spec)
         return -1;
     }
     if (PyList_Size(list) > DSB_MAX_INPUTS) {
-        PyErr_Format(PyExc_ValueError, "op '%s' has %zd inputs; at most %d are possible", spec->name,
-                     PyList_Size(list), DSB_MAX_INPUTS);
+        PyErr_Format(PyExc_ValueError, "op '%s' has %zd inputs; at most %d are possible",
+                     spec->name, PyList_Size(list), DSB_MAX_INPUTS);
         return -1;
     }
     spec->n_inputs = (int)PyList_Size(list);
@@ -61,7 +61,8 @@ get_inputs(const dsb_net *net, PyObject *dict, dsb_op_spec *spec)
 
         spec->inputs[i] = name != NULL ? dsb_net_value(net, name) : -1;
         if (spec->inputs[i] < 0) {
-            PyErr_Format(PyExc_ValueError, "op '%s': input %R names no earlier value", spec->name, item);
+            PyErr_Format(PyExc_ValueError, "op '%s': input %R names no earlier value", spec->name,
+                         item);
             return -1;
         }
     }
@@ -267,7 +268,8 @@ typedef struct net_call {
 } net_call;
 
 static void
-run_chunk(const net_call *call, dsb_exec *exec, const dsb_op_weights *weights, int64_t first, int rows)
+run_chunk(const net_call *call, dsb_exec *exec, const dsb_op_weights *weights, int64_t first,
+          int rows)
 {
     const dsb_backend *be = exec->be;
     int dim = dsb_net_dim(call->net), out = call->net->values[call->net->output].width;
@@ -275,15 +277,16 @@ run_chunk(const net_call *call, dsb_exec *exec, const dsb_op_weights *weights, i
 
     be->copy(NULL, rows, dim, (const float *)call->x.data + first * dim, dim, 0, x.data, x.ld);
     if (t.data != NULL) {
-        be->upload(t.data, (const float *)call->t.data + first, sizeof(float) * (size_t)(t.ld == 0 ? 1 : rows));
+        be->upload(t.data, (const float *)call->t.data + first,
+                   sizeof(float) * (size_t)(t.ld == 0 ? 1 : rows));
     }
     dsb_exec_forward(exec, weights, rows);
     be->copy(NULL, rows, out, exec->output.data, exec->output.ld, 0, call->y + first * out, out);
     if (call->mode == DSB_INFER || call->dy.data == NULL) {
         return;
     }
-    be->copy(NULL, rows, out, (const float *)call->dy.data + first * out, out, 0, exec->d_output.data,
-             exec->d_output.ld);
+    be->copy(NULL, rows, out, (const float *)call->dy.data + first * out, out, 0,
+             exec->d_output.data, exec->d_output.ld);
     dsb_exec_backward(exec, weights, rows, call->grad, first > 0);
     if (call->dx != NULL) {
         be->copy(NULL, rows, dim, exec->d_x.data, exec->d_x.ld, 0, call->dx + first * dim, dim);
@@ -339,20 +342,22 @@ net_run(PyObject *object, PyObject *args, PyObject *kwargs, dsb_mode mode)
 {
     static char *with_dy[] = {"", "", "", "", "rows", "keep", NULL};
     static char *without[] = {"", "", "", "rows", NULL};
-    PyObject *module = PyType_GetModule(Py_TYPE(object)), *theta, *x, *t, *dy = NULL, *y, *second = NULL;
+    PyObject *module = PyType_GetModule(Py_TYPE(object)), *theta, *x, *t, *dy = NULL, *y,
+             *second = NULL;
     const dsb_net *net = ((dsb_py_net *)object)->net;
     net_call call = {.net = net, .mode = mode, .rows = 64};
     int64_t dim = dsb_net_dim(net), out = net->values[net->output].width;
     int keep = 0;
     dsb_status status;
 
-    if (!(mode == DSB_INFER
-              ? PyArg_ParseTupleAndKeywords(args, kwargs, "OOO|$i", without, &theta, &x, &t, &call.rows)
-              : PyArg_ParseTupleAndKeywords(args, kwargs, "OOOO|$ip", with_dy, &theta, &x, &t, &dy,
-                                            &call.rows, &keep))) {
+    if (!(mode == DSB_INFER ? PyArg_ParseTupleAndKeywords(args, kwargs, "OOO|$i", without, &theta,
+                                                          &x, &t, &call.rows)
+                            : PyArg_ParseTupleAndKeywords(args, kwargs, "OOOO|$ip", with_dy, &theta,
+                                                          &x, &t, &dy, &call.rows, &keep))) {
         return NULL;
     }
-    if (dsb_py_view(module, theta, "theta", DSB_FLOAT32, 1, (int64_t[]){net->plane}, &call.theta) < 0 ||
+    if (dsb_py_view(module, theta, "theta", DSB_FLOAT32, 1, (int64_t[]){net->plane}, &call.theta) <
+            0 ||
         dsb_py_view(module, x, "x", DSB_FLOAT32, 2, (int64_t[]){-1, dim}, &call.x) < 0) {
         return NULL;
     }
@@ -376,10 +381,9 @@ net_run(PyObject *object, PyObject *args, PyObject *kwargs, dsb_mode mode)
         Py_XDECREF(y);
         return NULL;
     }
-    Py_BEGIN_ALLOW_THREADS
-    status = run_call(&call);
-    Py_END_ALLOW_THREADS
-    if (status != DSB_OK) {
+    Py_BEGIN_ALLOW_THREADS status = run_call(&call);
+    Py_END_ALLOW_THREADS if (status != DSB_OK)
+    {
         Py_DECREF(y);
         Py_XDECREF(second);
         return dsb_py_raise(module, status);
@@ -438,8 +442,8 @@ net_plan(PyObject *object, PyObject *args)
         PyObject *item;
 
         snprintf(label, sizeof label, "%s%s", b->gradient ? "d " : "", net->values[b->value].name);
-        item = Py_BuildValue("(snnii)", label, (Py_ssize_t)b->offset, (Py_ssize_t)b->bytes, b->first,
-                             b->last);
+        item = Py_BuildValue("(snnii)", label, (Py_ssize_t)b->offset, (Py_ssize_t)b->bytes,
+                             b->first, b->last);
         if (item == NULL) {
             Py_CLEAR(list);
         } else {
@@ -472,8 +476,12 @@ static PyGetSetDef net_properties[] = {
 };
 
 static PyType_Slot net_slots[] = {
-    {Py_tp_new, net_new},         {Py_tp_dealloc, net_dealloc},     {Py_tp_traverse, net_traverse},
-    {Py_tp_methods, net_methods}, {Py_tp_getset, net_properties},   {Py_tp_doc, "Net(ops): a list of ops."},
+    {Py_tp_new, net_new},
+    {Py_tp_dealloc, net_dealloc},
+    {Py_tp_traverse, net_traverse},
+    {Py_tp_methods, net_methods},
+    {Py_tp_getset, net_properties},
+    {Py_tp_doc, "Net(ops): a list of ops."},
     {0, NULL},
 };
 

@@ -14,13 +14,13 @@
 
 static int failures;
 
-#define CHECK(condition)                                                       \
-    do {                                                                       \
-        if (!(condition)) {                                                    \
+#define CHECK(condition)                                                                     \
+    do {                                                                                     \
+        if (!(condition)) {                                                                  \
             printf("%s:%d: failed: %s (last message: %s)\n", __FILE__, __LINE__, #condition, \
-                   dsb_last_message());                                        \
-            failures++;                                                        \
-        }                                                                      \
+                   dsb_last_message());                                                      \
+            failures++;                                                                      \
+        }                                                                                    \
     } while (0)
 
 /* ---- nets ---- */
@@ -28,8 +28,12 @@ static int failures;
 static dsb_status
 add(dsb_net *net, const char *kind, const char *name, int a, int b, int width, int *value)
 {
-    dsb_op_spec spec = {.kind = kind, .name = name, .inputs = {a, b}, .n_inputs = b < 0 ? 1 : 2,
-                        .width = width, .slope = 0.01f};
+    dsb_op_spec spec = {.kind = kind,
+                        .name = name,
+                        .inputs = {a, b},
+                        .n_inputs = b < 0 ? 1 : 2,
+                        .width = width,
+                        .slope = 0.01f};
 
     return dsb_net_add(net, &spec, value);
 }
@@ -92,7 +96,8 @@ run_pass(const dsb_net *net, dsb_mode mode, int rows, bool keep, float *result)
     dsb_weights_pack(&weights, theta, 1);
     for (int r = 0; r < rows; r++) {
         for (int i = 0; i < dim; i++) {
-            exec->inputs[DSB_PORT_X].data[r * exec->inputs[DSB_PORT_X].ld + i] = sinf((float)(r + 3 * i));
+            exec->inputs[DSB_PORT_X].data[r * exec->inputs[DSB_PORT_X].ld + i] =
+                sinf((float)(r + 3 * i));
         }
         exec->inputs[DSB_PORT_T].data[r * exec->inputs[DSB_PORT_T].ld] = 17.5f;
     }
@@ -102,7 +107,8 @@ run_pass(const dsb_net *net, dsb_mode mode, int rows, bool keep, float *result)
         be->copy(NULL, rows, dim, exec->output.data, exec->output.ld, 0, exec->d_output.data,
                  exec->d_output.ld);
         memset(result + rows * dim, 0, sizeof(float) * (size_t)net->plane);
-        dsb_exec_backward(exec, &weights.view, rows, mode == DSB_TRAIN ? result + rows * dim : NULL, 0);
+        dsb_exec_backward(exec, &weights.view, rows, mode == DSB_TRAIN ? result + rows * dim : NULL,
+                          0);
     }
     if (mode == DSB_VJP) {
         be->copy(NULL, rows, dim, exec->d_x.data, exec->d_x.ld, 0, result + rows * dim, dim);
@@ -153,12 +159,24 @@ configure(const dsb_net *net)
     for (int i = 0; i < DIM; i++) {
         factor[i * (DIM + 1)] = 1.0f;
     }
-    return (dsb_bridge_config){
-        .net = net, .source.rows = {data, DSB_FLOAT32, ROWS, DIM, 1.0f, 0.0f},
-        .prior = {.mean = mean, .factor = factor}, .reference_mean = mean, .reference_precision = 0.5,
-        .n = STEPS, .g = steps, .output = DSB_OUTPUT_DRIFT, .objective = "dsb", .closed_form = true,
-        .batch = 50, .microbatch = 10, .lanes = 4, .refresh = 3, .reuse = 1, .rate = {.rate = 1e-3},
-        .adam = {0.9f, 0.999f, 1e-8f, 0.9f}, .seed = 5};
+    return (dsb_bridge_config){.net = net,
+                               .source.rows = {data, DSB_FLOAT32, ROWS, DIM, 1.0f, 0.0f},
+                               .prior = {.mean = mean, .factor = factor},
+                               .reference_mean = mean,
+                               .reference_precision = 0.5,
+                               .n = STEPS,
+                               .g = steps,
+                               .output = DSB_OUTPUT_DRIFT,
+                               .objective = "dsb",
+                               .closed_form = true,
+                               .batch = 50,
+                               .microbatch = 10,
+                               .lanes = 4,
+                               .refresh = 3,
+                               .reuse = 1,
+                               .rate = {.rate = 1e-3},
+                               .adam = {0.9f, 0.999f, 1e-8f, 0.9f},
+                               .seed = 5};
 }
 
 static bool
