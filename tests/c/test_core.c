@@ -317,11 +317,116 @@ test_options(void)
     dsb_net_destroy(net);
 }
 
+/* ---- seats that later work takes ---- */
+
+/* A net with all four inputs; the condition reaches the output. */
+static void
+test_named_inputs(void)
+{
+    const dsb_backend *be = dsb_cpu_backend();
+    dsb_net *net = NULL;
+    dsb_plan *plan = NULL;
+    dsb_exec *exec = NULL;
+    dsb_weights weights;
+    int x, t, cond, label, y;
+    float *theta, before;
+
+    CHECK(dsb_net_create(&net) == DSB_OK);
+    CHECK(dsb_net_input(net, "x", 2, &x) == DSB_OK);
+    CHECK(dsb_net_input(net, "t", 1, &t) == DSB_OK);
+    CHECK(dsb_net_input(net, "cond", 3, &cond) == DSB_OK);
+    CHECK(dsb_net_input(net, "label", 1, &label) == DSB_OK);
+    CHECK(add(net, "concat", "all", x, cond, 0, &y) == DSB_OK);
+    CHECK(add(net, "linear", "out", y, -1, 2, &y) == DSB_OK);
+    CHECK(dsb_net_finish(net, y) == DSB_OK);
+    theta = calloc((size_t)net->plane, sizeof *theta);
+    dsb_net_init(net, 1, 0, theta);
+    CHECK(dsb_plan_create(net, DSB_INFER, 4, false, &plan) == DSB_OK);
+    CHECK(dsb_exec_create(plan, be, &exec) == DSB_OK);
+    CHECK(dsb_weights_init(&weights, net, be, false) == DSB_OK);
+    dsb_weights_pack(&weights, theta, 1);
+    dsb_exec_forward(exec, &weights.view, 4);
+    before = exec->output.data[0];
+    CHECK(exec->inputs[DSB_PORT_LABEL].data != NULL);
+    exec->inputs[DSB_PORT_COND].data[0] = 1.0f;
+    dsb_exec_forward(exec, &weights.view, 4);
+    CHECK(exec->output.data[0] != before);
+    dsb_weights_clear(&weights);
+    dsb_exec_destroy(exec);
+    dsb_plan_destroy(plan);
+    dsb_net_destroy(net);
+    free(theta);
+}
+
+/* A cache row keeps x, target, t, weight and the id of its source row; reading visits each unit once in
+ * a pass, and antithetic partners stay side by side. */
+static void
+test_window(void)
+{
+    enum { UNITS = 37, GROUP = 2, N = UNITS * GROUP, PITCH = 16 };
+    const dsb_backend *be = dsb_cpu_backend();
+    float rows[N * (2 * DIM + 3)], x[N * PITCH] = {0}, target[N * PITCH] = {0}, t[N], weight[N];
+    float gtw[3] = {0.5f, 7.0f, 1.25f};
+    dsb_window window = {rows, DIM};
+    dsb_read_order order = {
+        .seed = 3, .stream = 5, .units = UNITS, .stored = UNITS, .group = GROUP};
+    uint32_t ids[N];
+    int seen[UNITS] = {0};
+
+    for (int unit = 0; unit < UNITS; unit++) {
+        for (int member = 0; member < GROUP; member++) {
+            uint32_t id = (uint32_t)(100 + unit);
+
+            x[0] = (float)unit;
+            x[1] = (float)member;
+            target[0] = x[0] + 1.0f;
+            be->window_put(NULL, DSB_OUTPUT_DRIFT, 1, x, PITCH, target, PITCH, gtw, NULL, &id,
+                           &window, unit * GROUP + member, GROUP);
+        }
+    }
+    be->window_get(NULL, &window, &order, 0, N, x, PITCH, target, PITCH, t, weight, ids);
+    for (int r = 0; r < N; r++) {
+        int unit = (int)x[r * PITCH];
+
+        CHECK(unit >= 0 && unit < UNITS && ids[r] == 100 + (uint32_t)unit);
+        CHECK(x[r * PITCH + 1] == (float)(r % GROUP) &&
+              unit == (int)x[(r / GROUP * GROUP) * PITCH]);
+        CHECK(target[r * PITCH] == 2.0f && t[r] == 7.0f && weight[r] == 1.25f);
+        seen[unit]++;
+    }
+    for (int unit = 0; unit < UNITS; unit++) {
+        CHECK(seen[unit] == GROUP);
+    }
+}
+
+/* Noise is an array over the steps, apart from their sizes; suppliers of an objective come in kinds. */
+static void
+test_tables(void)
+{
+    dsb_schedule schedule;
+    dsb_steps list;
+
+    CHECK(dsb_schedule_init(&schedule, STEPS, steps) == DSB_OK);
+    CHECK(dsb_steps_init(&list, &schedule, DSB_BACKWARD, DSB_GRID, DSB_OUTPUT_DRIFT) == DSB_OK);
+    CHECK(list.g[0] == steps[STEPS - 1] && fabs(list.deviation[0] - sqrt(2.0 * list.g[0])) < 1e-15);
+    CHECK(list.label[0] == 1000.0f && list.train_gtw[3 * (STEPS - 1) + 1] == 0.0f);
+    dsb_steps_clear(&list);
+    dsb_schedule_clear(&schedule);
+    CHECK(dsb_objective_find("dsb")->supplier == DSB_TRAJECTORY);
+    CHECK(dsb_objective_find("nothing") == NULL);
+}
+
 int
 main(void)
 {
+    const char *isa = getenv("DSB_ISA");
+
     printf("instruction set %s\n", dsb_cpu_backend()->isa);
+    CHECK(isa == NULL || strcmp(isa, dsb_cpu_backend()->isa) == 0);
     test_plans();
+    test_named_inputs();
+    test_window();
+    test_tables();
     for (int threads = 1; threads <= 3; threads++) {
         CHECK(dsb_pool_set_threads(threads) == DSB_OK);
         test_interruption();
