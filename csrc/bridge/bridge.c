@@ -360,7 +360,7 @@ dsb_status
 dsb_bridge_set_position(dsb_bridge *bridge, const dsb_position *position, const float *loss,
                         const float *norm)
 {
-    size_t steps = (size_t)position->steps;
+    size_t step = (size_t)position->step;
     float *log = NULL;
 
     DSB_REQUIRE(position->half_bridge >= 0 && position->half_bridge < 1 << 24,
@@ -372,14 +372,15 @@ dsb_bridge_set_position(dsb_bridge *bridge, const dsb_position *position, const 
                 (long long)position->steps);
     DSB_REQUIRE(position->adam_steps[0] >= 0 && position->adam_steps[1] >= 0,
                 "the optimisers' step counts must not be negative");
-    if (steps > 0) {
-        DSB_TRY(dsb_alloc(2 * sizeof(float) * steps, &log));
-        memcpy(log, loss, sizeof(float) * (size_t)position->step);
-        memcpy(log + steps, norm, sizeof(float) * (size_t)position->step);
+    if (step > 0) {
+        DSB_TRY(dsb_alloc(2 * sizeof(float) * step, &log));
+        memcpy(log, loss, sizeof(float) * step);
+        memcpy(log + step, norm, sizeof(float) * step);
     }
     dsb_free(bridge->loss);
     bridge->loss = log;
-    bridge->norm = log != NULL ? log + steps : NULL;
+    bridge->norm = log != NULL ? log + step : NULL;
+    bridge->log_capacity = position->step;
     bridge->logged = position->step;
     bridge->half_bridge = position->half_bridge;
     bridge->step = position->step;

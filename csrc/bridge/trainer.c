@@ -207,11 +207,33 @@ fill_window(dsb_bridge *bridge, dsb_tick tick)
 
 /* ---- the loop ---- */
 
+/* Makes room in the log for one more step; it grows by doubling, so that a half-bridge of any length may
+ * begin. */
+static dsb_status
+reserve_log(dsb_bridge *bridge)
+{
+    int64_t capacity = bridge->log_capacity == 0 ? 4096 : 2 * bridge->log_capacity;
+    float *log;
+
+    if (bridge->step < bridge->log_capacity) {
+        return DSB_OK;
+    }
+    DSB_TRY(dsb_alloc(2 * sizeof(float) * (size_t)capacity, &log));
+    if (bridge->step > 0) {
+        memcpy(log, bridge->loss, sizeof(float) * (size_t)bridge->step);
+        memcpy(log + capacity, bridge->norm, sizeof(float) * (size_t)bridge->step);
+    }
+    dsb_free(bridge->loss);
+    bridge->loss = log;
+    bridge->norm = log + capacity;
+    bridge->log_capacity = capacity;
+    return DSB_OK;
+}
+
 dsb_status
 dsb_bridge_begin(dsb_bridge *bridge, int64_t steps)
 {
     dsb_learner *learner = &bridge->learners[dsb_bridge_direction(bridge)];
-    float *log;
 
     if (bridge->n_steps != 0) {
         return DSB_FAIL(DSB_ERR_STATE, "a half-bridge is under way: %lld of %lld steps are done",
@@ -219,19 +241,9 @@ dsb_bridge_begin(dsb_bridge *bridge, int64_t steps)
     }
     DSB_REQUIRE(steps >= 1 && steps <= INT32_MAX,
                 "steps of a half-bridge must lie in 1 .. 2^31 - 1, got %lld", (long long)steps);
-    DSB_TRY(dsb_alloc(2 * sizeof(float) * (size_t)steps, &log));
     if (bridge->config.convention == DSB_OFFICIAL && bridge->half_bridge >= 2) {
-        dsb_status status =
-            dsb_learner_reset(learner, bridge->config.seed, (uint32_t)bridge->half_bridge);
-
-        if (status != DSB_OK) {
-            dsb_free(log);
-            return status;
-        }
+        DSB_TRY(dsb_learner_reset(learner, bridge->config.seed, (uint32_t)bridge->half_bridge));
     }
-    dsb_free(bridge->loss);
-    bridge->loss = log;
-    bridge->norm = log + steps;
     bridge->logged = 0;
     bridge->n_steps = steps;
     bridge->step = 0;
@@ -246,6 +258,7 @@ take_step(dsb_bridge *bridge, dsb_tick tick)
     batch b = {.bridge = bridge, .learner = learner};
     double norm_squared, loss;
 
+    DSB_TRY(reserve_log(bridge));
     DSB_TRY(fill_window(bridge, tick));
     b.order = dsb_cache_order(&bridge->cache, bridge->config.seed);
     b.position = bridge->step % bridge->config.refresh * bridge->config.batch;

@@ -76,7 +76,7 @@ typedef struct dsb_bridge {
     dsb_cache cache;
     int64_t half_bridge, step, n_steps;
     float *loss, *norm; /* host, one a step of the current or last half-bridge */
-    int64_t logged;
+    int64_t logged, log_capacity;
 } dsb_bridge;
 
 dsb_status dsb_bridge_create(const dsb_bridge_config *config, const dsb_backend *be,
