@@ -108,7 +108,8 @@ typedef struct dsb_backend {
 
     /* ---- linear: y = x W^T + b, W [n_out, n_in] as PyTorch keeps it ----
      * A packed copy in panels of DSB_PANEL columns is made once per change of W and shared by workers:
-     * forward [ceil(n_out/16)][n_in][16], zero beyond n_out; transposed [ceil(n_in/16)][n_out][16]. */
+     * forward [ceil(n_out/16)][n_in][16], zero beyond n_out; transposed [ceil(n_in/16)][n_out][16].
+     * A backend may lay the same space out otherwise: the CPU keeps up to 4 outputs as rows. */
     void (*linear_pack)(dsb_stream *, int n_in, int n_out, const float *w, float *packed);
     void (*linear_pack_transposed)(dsb_stream *, int n_in, int n_out, const float *w,
                                    float *packed);

@@ -12,9 +12,9 @@
 #include <time.h>
 #include <unistd.h>
 
-/* One job at a time. The gate is one word: a worker enters a job by compare-and-swap, and the caller
+/* One job at a time. The gate is one word: a worker enters a job by compare-and-swap, the caller
  * closes it once no task is left, so that it waits for those inside only, never for one asleep.
- *   bits 63..32 number of the job | 31 open | 29..20 seats | 19..10 seats taken | 9..0 workers inside
+ *   bits 63..32 number of the job, 31 open, 29..20 seats, 19..10 seats taken, 9..0 workers inside
  */
 #define GATE_OPEN ((uint64_t)1 << 31)
 #define GATE_SEAT ((uint64_t)1 << 10)
@@ -106,7 +106,8 @@ enter(uint32_t done, uint32_t *job)
 {
     uint64_t gate = atomic_load_explicit(&pool.gate, memory_order_acquire);
 
-    while ((gate & GATE_OPEN) && (uint32_t)(gate >> 32) != done && field(gate, 10) < field(gate, 20)) {
+    while ((gate & GATE_OPEN) && (uint32_t)(gate >> 32) != done &&
+           field(gate, 10) < field(gate, 20)) {
         if (atomic_compare_exchange_weak_explicit(&pool.gate, &gate, gate + GATE_SEAT + GATE_INSIDE,
                                                   memory_order_acquire, memory_order_acquire)) {
             *job = (uint32_t)(gate >> 32);

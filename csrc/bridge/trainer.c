@@ -241,6 +241,9 @@ dsb_bridge_begin(dsb_bridge *bridge, int64_t steps)
     }
     DSB_REQUIRE(steps >= 1 && steps <= INT32_MAX,
                 "steps of a half-bridge must lie in 1 .. 2^31 - 1, got %lld", (long long)steps);
+    DSB_REQUIRE(steps / bridge->config.refresh < 1 << 24,
+                "a half-bridge has at most 2^24 windows: %lld steps need refresh >= %lld",
+                (long long)steps, (long long)(steps >> 24) + 1);
     if (bridge->config.convention == DSB_OFFICIAL && bridge->half_bridge >= 2) {
         DSB_TRY(dsb_learner_reset(learner, bridge->config.seed, (uint32_t)bridge->half_bridge));
     }

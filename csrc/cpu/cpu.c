@@ -54,14 +54,14 @@ has_v4(void)
            __builtin_cpu_supports("avx512vl");
 }
 
-#define DSB_FILL(isa)                    \
+#define DSB_FILL(isa)                          \
     static void fill_##isa(dsb_backend *table) \
-    {                                    \
-        dsb_cpu_gemm_##isa(table);       \
-        dsb_cpu_elementwise_##isa(table); \
-        dsb_cpu_noise_##isa(table);      \
-        dsb_cpu_simulate_##isa(table);   \
-        dsb_cpu_optimise_##isa(table);   \
+    {                                          \
+        dsb_cpu_gemm_##isa(table);             \
+        dsb_cpu_elementwise_##isa(table);      \
+        dsb_cpu_noise_##isa(table);            \
+        dsb_cpu_simulate_##isa(table);         \
+        dsb_cpu_optimise_##isa(table);         \
     }
 
 DSB_FILL(v2)
@@ -198,6 +198,7 @@ dsb_cpu_select(const char *isa)
 
         snprintf(list + used, sizeof list - used, "%s%s", i > 0 ? ", " : "", names[i]);
     }
-    return DSB_FAIL(DSB_ERR_VALUE, "instruction set \"%s\" is not to be had here: this machine offers %s",
+    return DSB_FAIL(DSB_ERR_VALUE,
+                    "instruction set \"%s\" is not to be had here: this machine offers %s",
                     isa != NULL ? isa : "best", n > 0 ? list : "none that dsb has kernels for");
 }

@@ -1,9 +1,9 @@
 /* The CPU backend: one table of functions for each instruction set.
  *
- * Purpose: csrc/cpu/{gemm,elementwise,noise,simulate,optimise}.c are compiled once per instruction set
- * with -DDSB_ISA=v2, v3, v4 or aarch64; each exports one function that fills its entries of a table.
- * Ownership: the tables are static. Threads: every function may be called from any thread; a change of
- * instruction set is seen by whoever asks for the backend afterwards.
+ * Purpose: csrc/cpu/{gemm,elementwise,noise,simulate,optimise}.c are compiled once for each, with
+ * -DDSB_ISA=v2, v3, v4 or aarch64; each exports one function that fills its entries of a table.
+ * Ownership: the tables are static. Threads: every function may be called from any thread; a change
+ * of instruction set is seen by whoever asks for the backend afterwards.
  */
 #ifndef DSB_CPU_H
 #define DSB_CPU_H
@@ -22,11 +22,11 @@ int dsb_cpu_isas(const char *names[4]);
 #define DSB_PASTE(a, b) DSB_PASTE_(a, b)
 #define DSB_KERNEL(name) DSB_PASTE(name, DSB_ISA)
 
-#define DSB_CPU_FAMILIES(isa)                              \
-    void dsb_cpu_gemm_##isa(dsb_backend *table);           \
-    void dsb_cpu_elementwise_##isa(dsb_backend *table);    \
-    void dsb_cpu_noise_##isa(dsb_backend *table);          \
-    void dsb_cpu_simulate_##isa(dsb_backend *table);       \
+#define DSB_CPU_FAMILIES(isa)                           \
+    void dsb_cpu_gemm_##isa(dsb_backend *table);        \
+    void dsb_cpu_elementwise_##isa(dsb_backend *table); \
+    void dsb_cpu_noise_##isa(dsb_backend *table);       \
+    void dsb_cpu_simulate_##isa(dsb_backend *table);    \
     void dsb_cpu_optimise_##isa(dsb_backend *table);
 
 #if defined(__x86_64__)

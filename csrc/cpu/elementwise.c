@@ -1,8 +1,9 @@
 /* Elementwise operations over padded rows: whole vectors up to the pitch, no tails. */
 #include "cpu/cpu.h"
-#include "cpu/vector.h"
 
 #include <math.h>
+
+#include "cpu/vector.h"
 
 /* Rows that lie one after another without gaps are one long row. */
 static void
@@ -42,8 +43,8 @@ activation(dsb_stream *stream, dsb_activation act, float slope, int rows, int n,
 /* d/dx of LeakyReLU is 1 where x > 0, which is where y > 0 (slope > 0), else the slope. */
 static void
 activation_backward(dsb_stream *stream, dsb_activation act, float slope, int rows, int n,
-                    const float *saved, int64_t lds, const float *dy, int64_t lddy, int beta, float *dx,
-                    int64_t lddx)
+                    const float *saved, int64_t lds, const float *dy, int64_t lddy, int beta,
+                    float *dx, int64_t lddx)
 {
     int64_t columns = dsb_pitch(n);
     vf factor = vf_splat(act == DSB_LEAKY_RELU ? slope : 1.0f);
@@ -83,7 +84,8 @@ add(dsb_stream *stream, int rows, int n, const float *a, int64_t lda, const floa
 }
 
 static void
-copy(dsb_stream *stream, int rows, int n, const float *x, int64_t ldx, int beta, float *y, int64_t ldy)
+copy(dsb_stream *stream, int rows, int n, const float *x, int64_t ldx, int beta, float *y,
+     int64_t ldy)
 {
     int whole = n / DSB_VL * DSB_VL;
 
@@ -106,8 +108,9 @@ copy(dsb_stream *stream, int rows, int n, const float *x, int64_t ldx, int beta,
     }
 }
 
-/* sin(x + quarter pi / 2): x is brought to [-pi/4, pi/4] by a pi/2 of three parts, the first two short
- * enough for exact products up to |x| ~ 10^4; then the Cephes polynomials, as in base/philox.h. */
+/* sin(x + quarter pi / 2): x is brought to [-pi/4, pi/4] by a pi/2 of three parts, the first two
+ * short enough for exact products up to |x| ~ 10^4; then the Cephes polynomials, as in
+ * base/philox.h. */
 DSB_INLINE vf
 sine(vf x, vi quarter)
 {
@@ -131,8 +134,9 @@ sine(vf x, vi quarter)
     return (vf)((vi)s ^ (q & 2) << 30);
 }
 
-/* Frequencies and phases (in quarter turns) of columns c .. c + DSB_VL - 1; zero beyond n. A frequency
- * is the one before times a constant, in float64: exact to 10^-13 over any width in use. */
+/* Frequencies and phases (in quarter turns) of columns c .. c + DSB_VL - 1; zero beyond n. A
+ * frequency is the one before times a constant, in float64: exact to 10^-13 over any width in use.
+ * */
 static void
 embedding_columns(dsb_embedding kind, int n, int c, float *frequency, int32_t *quarter)
 {
@@ -149,7 +153,8 @@ embedding_columns(dsb_embedding kind, int n, int c, float *frequency, int32_t *q
 }
 
 static void
-embed(dsb_stream *stream, dsb_embedding kind, int rows, int n, const float *t, float *y, int64_t ldy)
+embed(dsb_stream *stream, dsb_embedding kind, int rows, int n, const float *t, float *y,
+      int64_t ldy)
 {
     (void)stream;
     for (int64_t c = 0; c < dsb_pitch(n); c += DSB_VL) {

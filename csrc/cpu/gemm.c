@@ -1,19 +1,20 @@
 /* Linear layers: packing, forward, gradient of the input, gradient of the weights.
  *
- * Every product runs in tiles of accumulators that stay in registers. An element's operations come in
- * one order (start, then k = 0, 1, 2, ... fused), whatever the tile that it falls into, so that a row's
+ * Every product runs in tiles of accumulators that stay in registers. An element's operations come
+ * in one order (start, then k = 0, 1, 2, ... fused), whatever the tile that it falls into: a row's
  * bits do not depend on the rows beside it.
  */
 #include "cpu/cpu.h"
-#include "cpu/vector.h"
 
 #include <stdbool.h>
+
+#include "cpu/vector.h"
 
 enum {
     PV = DSB_PANEL / DSB_VL, /* vectors in a panel */
 #if DSB_VL == 16
-    TILE = 8,    /* rows of a tile of the forward pass, outputs of one of the weight gradient */
-    PANELS = 2,  /* panels of a tile */
+    TILE = 8,   /* rows of a tile */
+    PANELS = 2, /* panels of a tile */
 #elif DSB_VL == 8
     TILE = 6,
     PANELS = 1,
@@ -25,7 +26,8 @@ enum {
     PANELS = 1,
 #endif
     WIDTH = PANELS * PV, /* vectors of a full tile */
-    NARROW = 4,          /* up to so many outputs a layer's weights are kept as rows, not as panels */
+    NARROW_ROWS = 4,
+    NARROW = 4, /* up to so many outputs a layer's weights are kept as rows, not as panels */
 };
 
 typedef struct matrix {
@@ -41,56 +43,6 @@ is_narrow(int n_in, int n_out)
 
 /* ---- packing ---- */
 
-/* One 128-bit piece from each of the rows 0, 4, 8, ... that make a vector. */
-DSB_INLINE vf
-load_pieces(const float *w, int64_t ld)
-{
-#if DSB_VL == 4
-    (void)ld;
-    return *(const v4f_loose *)w;
-#else
-    typedef float v8f __attribute__((vector_size(32)));
-    v4f a = *(const v4f_loose *)w, b = *(const v4f_loose *)(w + 4 * ld);
-    v8f low = __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7);
-#if DSB_VL == 8
-    return low;
-#else
-    v4f c = *(const v4f_loose *)(w + 8 * ld), d = *(const v4f_loose *)(w + 12 * ld);
-    v8f high = __builtin_shufflevector(c, d, 0, 1, 2, 3, 4, 5, 6, 7);
-
-    return __builtin_shufflevector(low, high, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-#endif
-#endif
-}
-
-/* The same shuffle in every 128-bit piece of two vectors. */
-#if DSB_VL == 16
-#define PIECES(v, w, a, b, c, d)                                                               \
-    __builtin_shufflevector(v, w, a, b, c, d, (a) + 4, (b) + 4, (c) + 4, (d) + 4, (a) + 8, (b) + 8, \
-                            (c) + 8, (d) + 8, (a) + 12, (b) + 12, (c) + 12, (d) + 12)
-#elif DSB_VL == 8
-#define PIECES(v, w, a, b, c, d) \
-    __builtin_shufflevector(v, w, a, b, c, d, (a) + 4, (b) + 4, (c) + 4, (d) + 4)
-#else
-#define PIECES(v, w, a, b, c, d) __builtin_shufflevector(v, w, a, b, c, d)
-#endif
-
-/* Columns k .. k+3 of DSB_VL rows of w, transposed: four vectors, DSB_PANEL floats apart. */
-DSB_INLINE void
-transpose_four(const float *w, int64_t ld, float *packed)
-{
-    enum { N = DSB_VL };
-    vf a = load_pieces(w, ld), b = load_pieces(w + ld, ld);
-    vf c = load_pieces(w + 2 * ld, ld), d = load_pieces(w + 3 * ld, ld);
-    vf ab0 = PIECES(a, b, 0, N, 1, N + 1), ab2 = PIECES(a, b, 2, N + 2, 3, N + 3);
-    vf cd0 = PIECES(c, d, 0, N, 1, N + 1), cd2 = PIECES(c, d, 2, N + 2, 3, N + 3);
-
-    vf_store(packed, PIECES(ab0, cd0, 0, 1, N, N + 1));
-    vf_store(packed + DSB_PANEL, PIECES(ab0, cd0, 2, 3, N + 2, N + 3));
-    vf_store(packed + 2 * DSB_PANEL, PIECES(ab2, cd2, 0, 1, N, N + 1));
-    vf_store(packed + 3 * DSB_PANEL, PIECES(ab2, cd2, 2, 3, N + 2, N + 3));
-}
-
 /* One panel: packed[k][o] = w[o][k], o below `columns`, zero beyond. */
 static void
 pack_panel(int n_in, int columns, const float *w, float *packed)
@@ -103,7 +55,8 @@ pack_panel(int n_in, int columns, const float *w, float *packed)
             for (int v = 0; v < PV; v++) {
                 int o = v * DSB_VL;
 
-                transpose_four(w + (int64_t)o * n_in + k, n_in, packed + (int64_t)k * DSB_PANEL + o);
+                vf_transpose_four(w + (int64_t)o * n_in + k, n_in,
+                                  packed + (int64_t)k * DSB_PANEL + o, DSB_PANEL);
             }
         }
     }
@@ -114,17 +67,24 @@ pack_panel(int n_in, int columns, const float *w, float *packed)
     }
 }
 
+/* n numbers, then zeros up to `width`. */
+DSB_INLINE void
+pad_row(const float *w, int n, float *to, int width)
+{
+    for (int c = 0; c < width; c += DSB_VL) {
+        vf_store(to + c, c + DSB_VL <= n ? vf_load(w + c) : vf_load_part(w + c, n - c));
+    }
+}
+
 static void
 linear_pack(dsb_stream *stream, int n_in, int n_out, const float *w, float *packed)
 {
     (void)stream;
     if (is_narrow(n_in, n_out)) {
-        int64_t pitch = dsb_pitch(n_in);
+        int pitch = (int)dsb_pitch(n_in);
 
         for (int o = 0; o < n_out; o++) {
-            for (int k = 0; k < pitch; k += DSB_VL) {
-                vf_store(packed + o * pitch + k, vf_load_part(w + (int64_t)o * n_in + k, n_in - k));
-            }
+            pad_row(w + o * n_in, n_in, packed + o * pitch, pitch);
         }
         return;
     }
@@ -140,17 +100,9 @@ linear_pack_transposed(dsb_stream *stream, int n_in, int n_out, const float *w, 
 {
     (void)stream;
     for (int k = 0; k < n_in; k += DSB_PANEL) {
-        float *panel = packed + (int64_t)k * n_out;
-
-        for (int o = 0; o < n_out; o++) {
-            DSB_UNROLL
-            for (int v = 0; v < PV; v++) {
-                int c = k + v * DSB_VL;
-                const float *from = w + (int64_t)o * n_in + c;
-
-                vf_store(panel + (int64_t)o * DSB_PANEL + v * DSB_VL,
-                         c + DSB_VL <= n_in ? vf_load(from) : vf_load_part(from, n_in - c));
-            }
+        for (int64_t o = 0; o < n_out; o++) {
+            pad_row(w + o * n_in + k, n_in - k, packed + (int64_t)k * n_out + o * DSB_PANEL,
+                    DSB_PANEL);
         }
     }
 }
@@ -181,68 +133,69 @@ multiply(int rows, int width, int n, matrix x, const float *packed, int64_t pane
     }
 }
 
-typedef struct forward_job {
-    int n_in;
+/* Rows of x times one tile's panels: y = act(bias + x W) forward, y = x W (+ y) backward. */
+typedef struct product_job {
+    int n; /* columns of x */
     matrix x;
     const float *packed;
-    float bias[DSB_PANEL * PANELS];
-    float slope; /* 1 stands for no activation */
     float *z, *y;
     int64_t ldz, ldy;
-} forward_job;
+    float bias[DSB_PANEL * PANELS]; /* forward only, as is `slope`; 1 stands for no activation */
+    float slope;
+    int beta; /* backward only */
+} product_job;
 
 DSB_INLINE void
-forward_tile(const forward_job *job, int rows, int width, int64_t r)
+product_tile(const product_job *job, bool forward, int rows, int width, int64_t r)
 {
     vf acc[TILE][WIDTH], slope = vf_splat(job->slope);
     matrix x = {job->x.p + r * job->x.ld, job->x.ld};
+    float *y = job->y + r * job->ldy;
 
     DSB_UNROLL
-    for (int v = 0; v < width; v++) {
-        vf bias = vf_load(job->bias + v * DSB_VL);
+    for (int t = 0; t < rows * width; t++) {
+        int i = t / width, v = t % width, c = v * DSB_VL;
 
-        DSB_UNROLL
-        for (int i = 0; i < rows; i++) {
-            acc[i][v] = bias;
-        }
+        acc[i][v] = forward     ? vf_load(job->bias + c)
+                    : job->beta ? vf_load(y + i * job->ldy + c)
+                                : (vf){0};
     }
-    multiply(rows, width, job->n_in, x, job->packed, (int64_t)job->n_in * DSB_PANEL, acc);
-    if (job->z != NULL) {
+    multiply(rows, width, job->n, x, job->packed, (int64_t)job->n * DSB_PANEL, acc);
+    if (forward && job->z != NULL) {
         DSB_UNROLL
-        for (int i = 0; i < rows; i++) {
-            DSB_UNROLL
-            for (int v = 0; v < width; v++) {
-                vf_store(job->z + (r + i) * job->ldz + v * DSB_VL, acc[i][v]);
-            }
+        for (int t = 0; t < rows * width; t++) {
+            int i = t / width, v = t % width;
+
+            vf_store(job->z + (r + i) * job->ldz + v * DSB_VL, acc[i][v]);
         }
     }
     DSB_UNROLL
-    for (int i = 0; i < rows; i++) {
-        DSB_UNROLL
-        for (int v = 0; v < width; v++) {
-            vf_store(job->y + (r + i) * job->ldy + v * DSB_VL, vf_leaky_relu(acc[i][v], slope));
-        }
+    for (int t = 0; t < rows * width; t++) {
+        int i = t / width, v = t % width;
+        vf out = forward ? vf_leaky_relu(acc[i][v], slope) : acc[i][v];
+
+        vf_store(y + i * job->ldy + v * DSB_VL, out);
     }
 }
 
 DSB_INLINE void
-forward_rows(const forward_job *job, int width, int rows)
+product_rows(const product_job *job, bool forward, int width, int rows)
 {
     int64_t r = 0;
 
     for (; r + TILE <= rows; r += TILE) {
-        forward_tile(job, TILE, width, r);
+        product_tile(job, forward, TILE, width, r);
     }
     if (TILE > 4 && r + 4 <= rows) {
-        forward_tile(job, TILE > 4 ? 4 : 1, width, r);
+        product_tile(job, forward, TILE > 4 ? 4 : 1, width, r);
         r += 4;
     }
     if (r + 2 <= rows) {
-        forward_tile(job, 2, width, r);
+        product_tile(job, forward, 2, width, r);
         r += 2;
     }
     if (r < rows) {
-        forward_tile(job, 1, width, r);
+        product_tile(job, forward, 1, width, r);
     }
 }
 
@@ -257,19 +210,33 @@ silu_rows(int rows, int n, float *y, int64_t ldy)
     }
 }
 
-/* Few outputs: a panel would be mostly zeros, so vectors run along k and their lanes are summed. The
- * last vector is masked, because x's padding is anything finite and may be somebody else's columns. */
+/* One row of a padded matrix: n numbers, then zeros. */
 DSB_INLINE void
-narrow_tile(const forward_job *job, int n_out, int rows, int64_t r)
+store_narrow(float *row, int n, const float *numbers, float slope)
 {
-    enum { ROWS = 4 };
-    int n_in = job->n_in, full = n_in / DSB_VL * DSB_VL;
+    DSB_UNROLL
+    for (int v = 0; v < PV; v++) {
+        vf_store(row + v * DSB_VL, (vf){0});
+    }
+    DSB_UNROLL
+    for (int i = 0; i < n; i++) {
+        row[i] = numbers[i] > 0.0f ? numbers[i] : numbers[i] * slope;
+    }
+}
+
+/* Few outputs: a panel would be mostly zeros, so vectors run along k and their lanes are summed.
+ * The last vector is masked, because x's padding is anything finite and may be somebody else's
+ * columns. */
+DSB_INLINE void
+narrow_tile(const product_job *job, int n_out, int rows, int64_t r)
+{
+    int n_in = job->n;
     int64_t pitch = dsb_pitch(n_in);
-    vf acc[ROWS][NARROW];
-    const float *x[ROWS];
+    vf acc[NARROW_ROWS][NARROW];
+    const float *x[NARROW_ROWS];
 
     DSB_UNROLL
-    for (int i = 0; i < ROWS; i++) {
+    for (int i = 0; i < NARROW_ROWS; i++) {
         x[i] = job->x.p + (r + i < rows ? r + i : rows - 1) * job->x.ld;
         DSB_UNROLL
         for (int o = 0; o < n_out; o++) {
@@ -280,8 +247,8 @@ narrow_tile(const forward_job *job, int n_out, int rows, int64_t r)
         vi mask = vi_first(n_in - k);
 
         DSB_UNROLL
-        for (int i = 0; i < ROWS; i++) {
-            vf q = k < full ? vf_load(x[i] + k) : vf_select(mask, vf_load(x[i] + k), (vf){0});
+        for (int i = 0; i < NARROW_ROWS; i++) {
+            vf q = vf_select(mask, vf_load(x[i] + k), (vf){0});
 
             DSB_UNROLL
             for (int o = 0; o < n_out; o++) {
@@ -290,48 +257,34 @@ narrow_tile(const forward_job *job, int n_out, int rows, int64_t r)
         }
     }
     DSB_UNROLL
-    for (int i = 0; i < ROWS; i++) {
+    for (int i = 0; i < NARROW_ROWS; i++) {
         float sum[NARROW];
 
         DSB_UNROLL
         for (int o = 0; o < n_out; o++) {
             sum[o] = vf_sum(acc[i][o]) + job->bias[o];
         }
+        if (r + i < rows && job->z != NULL) {
+            store_narrow(job->z + (r + i) * job->ldz, n_out, sum, 1.0f);
+        }
         if (r + i < rows) {
-            float *y = job->y + (r + i) * job->ldy, *z = job->z + (r + i) * job->ldz;
-
-            DSB_UNROLL
-            for (int v = 0; v < PV; v++) {
-                vf_store(y + v * DSB_VL, (vf){0});
-            }
-            DSB_UNROLL
-            for (int o = 0; o < n_out; o++) {
-                y[o] = sum[o] > 0.0f ? sum[o] : sum[o] * job->slope;
-                if (job->z != NULL) {
-                    z[o] = sum[o];
-                }
-            }
+            store_narrow(job->y + (r + i) * job->ldy, n_out, sum, job->slope);
         }
     }
 }
 
 static void
-forward_narrow(const forward_job *job, int n_out, int rows)
+forward_narrow(const product_job *job, int n_out, int rows)
 {
-    for (int64_t r = 0; r < rows; r += 4) {
-        switch (n_out) {
-        case 1:
+    for (int64_t r = 0; r < rows; r += NARROW_ROWS) {
+        if (n_out == 1) {
             narrow_tile(job, 1, rows, r);
-            break;
-        case 2:
+        } else if (n_out == 2) {
             narrow_tile(job, 2, rows, r);
-            break;
-        case 3:
+        } else if (n_out == 3) {
             narrow_tile(job, 3, rows, r);
-            break;
-        default:
-            narrow_tile(job, 4, rows, r);
-            break;
+        } else {
+            narrow_tile(job, NARROW, rows, r);
         }
     }
 }
@@ -341,7 +294,7 @@ linear_forward(dsb_stream *stream, int rows, int n_in, int n_out, const float *x
                const float *packed, const float *b, dsb_activation act, float slope, float *z,
                int64_t ldz, float *y, int64_t ldy)
 {
-    forward_job job = {.n_in = n_in, .x = {x, ldx}, .ldz = ldz, .ldy = ldy};
+    product_job job = {.n = n_in, .x = {x, ldx}, .ldz = ldz, .ldy = ldy};
 
     (void)stream;
     job.slope = act == DSB_LEAKY_RELU ? slope : 1.0f;
@@ -357,9 +310,9 @@ linear_forward(dsb_stream *stream, int rows, int n_in, int n_out, const float *x
         if (is_narrow(n_in, n_out)) {
             forward_narrow(&job, n_out, rows);
         } else if (panels == 2) {
-            forward_rows(&job, WIDTH, rows);
+            product_rows(&job, true, WIDTH, rows);
         } else {
-            forward_rows(&job, PV, rows);
+            product_rows(&job, true, PV, rows);
         }
         o += panels * DSB_PANEL;
     }
@@ -370,69 +323,22 @@ linear_forward(dsb_stream *stream, int rows, int n_in, int n_out, const float *x
 
 /* ---- gradient of the input: dx = dy W ---- */
 
-DSB_INLINE void
-input_tile(int rows, int width, int n_out, matrix dy, const float *packed, int beta, float *dx,
-           int64_t lddx)
-{
-    vf acc[TILE][WIDTH];
-
-    DSB_UNROLL
-    for (int i = 0; i < rows; i++) {
-        DSB_UNROLL
-        for (int v = 0; v < width; v++) {
-            acc[i][v] = beta ? vf_load(dx + i * lddx + v * DSB_VL) : (vf){0};
-        }
-    }
-    multiply(rows, width, n_out, dy, packed, (int64_t)n_out * DSB_PANEL, acc);
-    DSB_UNROLL
-    for (int i = 0; i < rows; i++) {
-        DSB_UNROLL
-        for (int v = 0; v < width; v++) {
-            vf_store(dx + i * lddx + v * DSB_VL, acc[i][v]);
-        }
-    }
-}
-
-DSB_INLINE void
-input_rows(int width, int rows, int n_out, matrix dy, const float *packed, int beta, float *dx,
-           int64_t lddx)
-{
-    for (int r = 0; r < rows;) {
-        int left = rows - r;
-        matrix from = {dy.p + r * dy.ld, dy.ld};
-        float *to = dx + r * lddx;
-
-        if (left >= TILE) {
-            input_tile(TILE, width, n_out, from, packed, beta, to, lddx);
-            r += TILE;
-        } else if (TILE > 4 && left >= 4) {
-            input_tile(TILE > 4 ? 4 : 1, width, n_out, from, packed, beta, to, lddx);
-            r += 4;
-        } else if (left >= 2) {
-            input_tile(2, width, n_out, from, packed, beta, to, lddx);
-            r += 2;
-        } else {
-            input_tile(1, width, n_out, from, packed, beta, to, lddx);
-            r += 1;
-        }
-    }
-}
-
 static void
-linear_backward_input(dsb_stream *stream, int rows, int n_in, int n_out, const float *dy, int64_t lddy,
-                      const float *packed_transposed, int beta, float *dx, int64_t lddx)
+linear_backward_input(dsb_stream *stream, int rows, int n_in, int n_out, const float *dy,
+                      int64_t lddy, const float *packed_transposed, int beta, float *dx,
+                      int64_t lddx)
 {
-    matrix from = {dy, lddy};
+    product_job job = {.n = n_out, .x = {dy, lddy}, .beta = beta, .ldy = lddx};
 
     (void)stream;
     for (int k = 0; k < n_in;) {
-        const float *panel = packed_transposed + (int64_t)k * n_out;
-
+        job.packed = packed_transposed + (int64_t)k * n_out;
+        job.y = dx + k;
         if (PANELS == 2 && n_in - k > DSB_PANEL) {
-            input_rows(WIDTH, rows, n_out, from, panel, beta, dx + k, lddx);
+            product_rows(&job, false, WIDTH, rows);
             k += PANELS * DSB_PANEL;
         } else {
-            input_rows(PV, rows, n_out, from, panel, beta, dx + k, lddx);
+            product_rows(&job, false, PV, rows);
             k += DSB_PANEL;
         }
     }
@@ -440,8 +346,9 @@ linear_backward_input(dsb_stream *stream, int rows, int n_in, int n_out, const f
 
 /* ---- gradient of the weights: dW = dy^T x ---- */
 
-/* An outer product summed over the rows: c[i][j] = sum of a[r][i] b[r][j], a one number at a time and
- * b in vectors. `swapped` stores c[j][i] instead, for a matrix whose rows are shorter than a vector. */
+/* An outer product summed over the rows: c[i][j] = sum of a[r][i] b[r][j], a one number at a time
+ * and b in vectors. `swapped` stores c[j][i] instead, for a matrix whose rows are shorter than a
+ * vector. */
 typedef struct outer_job {
     int rows, n_a, n_b;
     matrix a, b;
@@ -451,46 +358,28 @@ typedef struct outer_job {
 } outer_job;
 
 enum {
-#if DSB_VL == 16
-    TALL = 12, /* numbers of a in a tile, with WIDTH vectors of b */
-    THIN = 16, /* and with one vector */
-    LONG = 8,  /* most vectors of a tile with few numbers of a */
-#else
-    TALL = TILE,
-    THIN = TILE,
-    LONG = DSB_VL == 8 ? 6 : 4,
-#endif
+    TALL = DSB_VL == 16 ? 12 : TILE, /* numbers of a in a tile, with WIDTH vectors of b */
+    THIN = DSB_VL == 16 ? 16 : TILE, /* and with one vector */
+    LONG = DSB_VL / 4 + 4,           /* most vectors, with few numbers of a */
 };
 
-/* Where a tile does not lie in c as it is (a part of a vector, or swapped), it is built in a copy. */
+/* Where a tile does not lie in c as it is (a part of a vector, or swapped), it is built in a copy,
+ * which this fills or puts back. */
 static void
-fetch_tile(const outer_job *job, int i0, int j0, int height, int columns, float *tile)
-{
-    for (int i = 0; i < height; i++) {
-        for (int j = 0; j < columns; j++) {
-            int64_t row = job->swapped ? j0 + j : i0 + i, column = job->swapped ? i0 + i : j0 + j;
-
-            tile[i * columns + j] = j0 + j < job->n_b ? job->c[row * job->ldc + column] : 0.0f;
-        }
-    }
-}
-
-static void
-put_tile(const outer_job *job, int i0, int j0, int height, int columns, const float *tile)
+move_tile(const outer_job *job, bool put, int i0, int j0, int height, int columns, float *copy)
 {
     int valid = job->n_b - j0 < columns ? job->n_b - j0 : columns;
+    int64_t step_i = job->swapped ? 1 : job->ldc, step_j = job->swapped ? job->ldc : 1;
 
-    if (job->swapped) {
-        for (int j = 0; j < valid; j++) {
-            for (int i = 0; i < height; i++) {
-                job->c[(j0 + j) * job->ldc + i0 + i] = tile[i * columns + j];
-            }
-        }
-        return;
+    if (!put) {
+        memset(copy, 0, sizeof *copy * (size_t)(height * columns));
     }
     for (int i = 0; i < height; i++) {
         for (int j = 0; j < valid; j++) {
-            job->c[(i0 + i) * job->ldc + j0 + j] = tile[i * columns + j];
+            float *c = job->c + (i0 + i) * step_i + (j0 + j) * step_j,
+                  *own = &copy[i * columns + j];
+
+            *(put ? c : own) = *(put ? own : c);
         }
     }
 }
@@ -509,15 +398,14 @@ outer_tile(const outer_job *job, int height, int width, int i0, int j0)
         c = copy;
         ldc = width * DSB_VL;
         if (job->beta) {
-            fetch_tile(job, i0, j0, height, width * DSB_VL, copy);
+            move_tile(job, false, i0, j0, height, width * DSB_VL, copy);
         }
     }
     DSB_UNROLL
-    for (int i = 0; i < height; i++) {
-        DSB_UNROLL
-        for (int v = 0; v < width; v++) {
-            acc[i][v] = job->beta ? vf_load(c + i * ldc + v * DSB_VL) : (vf){0};
-        }
+    for (int t = 0; t < height * width; t++) {
+        const float *start = c + t / width * ldc + t % width * DSB_VL;
+
+        acc[t / width][t % width] = job->beta ? vf_load(start) : (vf){0};
     }
     for (int r = 0; r < job->rows; r++) {
         vf w[LONG];
@@ -539,14 +427,11 @@ outer_tile(const outer_job *job, int height, int width, int i0, int j0)
         b += ldb;
     }
     DSB_UNROLL
-    for (int i = 0; i < height; i++) {
-        DSB_UNROLL
-        for (int v = 0; v < width; v++) {
-            vf_store(c + i * ldc + v * DSB_VL, acc[i][v]);
-        }
+    for (int t = 0; t < height * width; t++) {
+        vf_store(c + t / width * ldc + t % width * DSB_VL, acc[t / width][t % width]);
     }
     if (!direct) {
-        put_tile(job, i0, j0, height, width * DSB_VL, copy);
+        move_tile(job, true, i0, j0, height, width * DSB_VL, copy);
     }
 }
 
@@ -577,10 +462,8 @@ outer(const outer_job *job)
 {
     int i = 0;
 
-    if (job->n_b <= DSB_VL) {
-        for (; i + THIN <= job->n_a; i += THIN) {
-            outer_strip(job, THIN, 1, i);
-        }
+    for (; job->n_b <= DSB_VL && i + THIN <= job->n_a; i += THIN) {
+        outer_strip(job, THIN, 1, i);
     }
     for (; i + TALL <= job->n_a; i += TALL) {
         outer_strip(job, TALL, WIDTH, i);
@@ -629,17 +512,14 @@ sum_columns(int rows, int n, matrix dy, int beta, float *db)
     for (; n - c > 7 * DSB_VL; c += 8 * DSB_VL) {
         sum_strip(8, rows, n, c, dy, beta, db);
     }
-    for (; n - c > DSB_VL; c += 2 * DSB_VL) {
-        sum_strip(2, rows, n, c, dy, beta, db);
-    }
     for (; c < n; c += DSB_VL) {
         sum_strip(1, rows, n, c, dy, beta, db);
     }
 }
 
 static void
-linear_backward_weight(dsb_stream *stream, int rows, int n_in, int n_out, const float *x, int64_t ldx,
-                       const float *dy, int64_t lddy, int beta, float *dw, float *db)
+linear_backward_weight(dsb_stream *stream, int rows, int n_in, int n_out, const float *x,
+                       int64_t ldx, const float *dy, int64_t lddy, int beta, float *dw, float *db)
 {
     outer_job job = {.rows = rows, .beta = beta, .c = dw, .ldc = n_in};
     int64_t wide_in = (n_in + DSB_VL - 1) / DSB_VL * DSB_VL;

@@ -1,13 +1,13 @@
 /* Standard normals. Compiled without contraction: every instruction set draws the same bits.
  *
- * A lane is a quad of numbers (one Philox draw), and lanes are counted through rows and columns alike,
- * so that many short rows fill the vectors as well as one long row. The loops over lanes are plain ones
- * that compilers turn into vectors.
+ * A lane is a quad of numbers (one Philox draw), and lanes are counted through rows and columns
+ * alike, so that many short rows fill the vectors as well as one long row. The loops over lanes are
+ * plain ones that compilers turn into vectors.
  */
 #include "cpu/cpu.h"
-#include "cpu/vector.h"
 
 #include "base/philox.h"
+#include "cpu/vector.h"
 
 enum { LANES = 64 };
 

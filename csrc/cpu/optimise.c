@@ -1,5 +1,5 @@
-/* Loss, sum of the lanes' gradients, Adam. Sums that decide something run in float64, in an order that
- * is the same for every instruction set: number i adds to partial sum i mod 16. */
+/* Loss, sum of the lanes' gradients, Adam. Sums that decide something run in float64, in an order
+ * that is the same for every instruction set: number i adds to partial sum i mod 16. */
 #include "cpu/cpu.h"
 #include "cpu/vector.h"
 
@@ -19,7 +19,8 @@ widen(vf v)
 
 #if DSB_VL == 16
     w.low = __builtin_convertvector(__builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7), vd);
-    w.high = __builtin_convertvector(__builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15), vd);
+    w.high =
+        __builtin_convertvector(__builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15), vd);
 #elif DSB_VL == 8
     w.low = __builtin_convertvector(__builtin_shufflevector(v, v, 0, 1, 2, 3), vd);
     w.high = __builtin_convertvector(__builtin_shufflevector(v, v, 4, 5, 6, 7), vd);
@@ -46,8 +47,9 @@ sum_parts(const wide *sums)
 }
 
 static void
-weighted_square(dsb_stream *stream, int rows, int dim, const float *o, int64_t ldo, const float *target,
-                int64_t ldt, const float *weight, float scale, float *d_o, int64_t lddo, double *loss)
+weighted_square(dsb_stream *stream, int rows, int dim, const float *o, int64_t ldo,
+                const float *target, int64_t ldt, const float *weight, float scale, float *d_o,
+                int64_t lddo, double *loss)
 {
     wide sums[GROUPS] = {{{0}, {0}}};
 
@@ -203,8 +205,8 @@ adam_vector(const adam_factors *f, vf g, vf *theta, vf *m, vf *v, vf *ema)
 }
 
 DSB_INLINE void
-adam_range(const adam_factors *f, int averages, int64_t n, const float *grad, float *theta, float *m,
-           float *v, float *ema)
+adam_range(const adam_factors *f, int averages, int64_t n, const float *grad, float *theta,
+           float *m, float *v, float *ema)
 {
     int64_t i = 0, left;
     vf t, m1, v1, e = {0};
@@ -244,8 +246,8 @@ adam_range(const adam_factors *f, int averages, int64_t n, const float *grad, fl
 }
 
 static void
-adam_step(dsb_stream *stream, int64_t n, const dsb_adam *adam, const dsb_step *step, const float *grad,
-          float *theta, float *m, float *v, float *ema)
+adam_step(dsb_stream *stream, int64_t n, const dsb_adam *adam, const dsb_step *step,
+          const float *grad, float *theta, float *m, float *v, float *ema)
 {
     adam_factors f = {
         .clip = vf_splat(step->clip),

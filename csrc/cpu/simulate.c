@@ -1,10 +1,10 @@
 /* What happens between two calls of a net: drifts, steps, and the rows of the cache. */
 #include "cpu/cpu.h"
-#include "cpu/vector.h"
 
 #include <assert.h>
 
 #include "base/philox.h"
+#include "cpu/vector.h"
 
 /* A vector of one row [n] that has no padding. */
 DSB_INLINE vf
@@ -13,21 +13,30 @@ load_row(const float *row, int64_t c, int64_t n)
     return c + DSB_VL <= n ? vf_load(row + c) : vf_load_part(row + c, n - c);
 }
 
-/* The same for bytes. */
+/* The same, out: writes columns c .. n-1 at most. */
+DSB_INLINE void
+store_row(float *row, int64_t c, int64_t n, vf v)
+{
+    if (c + DSB_VL <= n) {
+        vf_store(row + c, v);
+    } else {
+        vf_store_part(row + c, v, n - c);
+    }
+}
+
+/* A vector of a row of bytes. */
 DSB_INLINE vf
 load_bytes(const uint8_t *row, int64_t c, int64_t n)
 {
-    typedef uint8_t vb __attribute__((vector_size(DSB_VL)));
-    vb bytes = {0};
+    uint8_t part[DSB_VL] = {0};
 
     if (c + DSB_VL <= n) {
-        memcpy(&bytes, row + c, sizeof bytes);
-    } else {
-        for (int i = 0; i < n - c; i++) {
-            bytes[i] = row[c + i];
-        }
+        return vf_load_bytes(row + c);
     }
-    return __builtin_convertvector(__builtin_convertvector(bytes, vi), vf);
+    for (int i = 0; i < n - c; i++) {
+        part[i] = row[c + i];
+    }
+    return vf_load_bytes(part);
 }
 
 static void
@@ -41,7 +50,7 @@ scale_row(const dsb_rows *data, int64_t id, float *x)
     for (int64_t c = 0; c < dim; c += DSB_VL) {
         vf v = data->dtype == DSB_UINT8 ? load_bytes(bytes, c, dim) : load_row(floats, c, dim);
 
-        vf_store_part(x + c, vf_fma(v, scale, shift), dim - c);
+        store_row(x, c, dim, vf_fma(v, scale, shift));
     }
 }
 
@@ -61,8 +70,8 @@ gather_rows(dsb_stream *stream, const dsb_rows *data, int rows, const int64_t *i
 }
 
 static void
-reference_drift(dsb_stream *stream, int rows, int dim, const float *m, float inverse_v, const float *x,
-                int64_t ldx, float *o, int64_t ldo)
+reference_drift(dsb_stream *stream, int rows, int dim, const float *m, float inverse_v,
+                const float *x, int64_t ldx, float *o, int64_t ldo)
 {
     (void)stream;
     for (int64_t c = 0; c < dsb_pitch(dim); c += DSB_VL) {
@@ -158,8 +167,8 @@ window_put(dsb_stream *stream, dsb_output kind, int rows, const float *x, int64_
             if (kind != DSB_OUTPUT_MEAN) {
                 to = (to - at) / g;
             }
-            vf_store_part(row + c, at, dim - c);
-            vf_store_part(target + c, to, dim - c);
+            store_row(row, c, dim, at);
+            store_row(target, c, dim, to);
         }
         target[dim] = gtw[1];
         target[dim + 1] = gtw[2];
@@ -169,12 +178,14 @@ window_put(dsb_stream *stream, dsb_output kind, int rows, const float *x, int64_
 
 enum { AHEAD = 64 }; /* rows that are found, and asked for, before the first of them is read */
 
-/* One pass through the network of dsb_permute (base/philox.c) for `n` numbers below 2^32, in place; a
- * plain loop that becomes vectors, as the order of reading is needed for every row of training. */
+/* One pass through the network of dsb_permute (base/philox.c) for `n` numbers below 2^32, in place;
+ * a plain loop that becomes vectors, as the order of reading is needed for every row of training.
+ * */
 static void
 scramble(const dsb_permutation *p, int n, uint32_t *numbers)
 {
-    uint32_t low_mask = ((uint32_t)1 << p->low_bits) - 1, high_mask = ((uint32_t)1 << p->high_bits) - 1;
+    uint32_t low_mask = ((uint32_t)1 << p->low_bits) - 1,
+             high_mask = ((uint32_t)1 << p->high_bits) - 1;
     uint32_t low_bits = (uint32_t)p->low_bits;
 
     for (int i = 0; i < n; i++) {
@@ -266,16 +277,17 @@ read_row(const float *row, int64_t dim, float *x, float *target)
 }
 
 static void
-window_get(dsb_stream *stream, const dsb_window *window, const dsb_read_order *order, int64_t position,
-           int rows, float *x, int64_t ldx, float *target, int64_t ldt, float *t, float *weight,
-           uint32_t *ids)
+window_get(dsb_stream *stream, const dsb_window *window, const dsb_read_order *order,
+           int64_t position, int rows, float *x, int64_t ldx, float *target, int64_t ldt, float *t,
+           float *weight, uint32_t *ids)
 {
     int64_t dim = window->dim, length = dsb_window_row(dim), group = order->group;
     dsb_permutation stored;
 
     (void)stream;
     assert(order->stored <= UINT32_MAX && position % group == 0 && rows % group == 0);
-    dsb_permutation_init(&stored, (uint64_t)order->stored, order->seed, order->stream, order->window);
+    dsb_permutation_init(&stored, (uint64_t)order->stored, order->seed, order->stream,
+                         order->window);
     for (int64_t r0 = 0; r0 < rows; r0 += AHEAD * group) {
         int units = rows - r0 < AHEAD * group ? (int)((rows - r0) / group) : AHEAD;
         uint32_t found[AHEAD];

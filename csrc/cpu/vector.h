@@ -1,7 +1,7 @@
 /* Vectors: as wide as the instruction set that this file is compiled for.
  *
- * Purpose: the few operations the CPU kernels are written in; DSB_VL floats to a vector. Products that
- * are to be fused say so (vf_fma), so that a result does not hang on what a compiler contracts.
+ * Purpose: the few operations the CPU kernels are written in; DSB_VL floats to a vector. Products
+ * that are to be fused say so (vf_fma): a result does not hang on what a compiler contracts.
  * Ownership and threads: pure functions, no state. Included by csrc/cpu/<family>.c only.
  */
 #ifndef DSB_CPU_VECTOR_H
@@ -30,7 +30,7 @@
 #if defined(__clang__)
 #define DSB_UNROLL _Pragma("unroll")
 #else
-#define DSB_UNROLL _Pragma("GCC unroll 16")
+#define DSB_UNROLL _Pragma("GCC unroll 32")
 #endif
 
 typedef float vf __attribute__((vector_size(4 * DSB_VL)));
@@ -61,6 +61,28 @@ DSB_INLINE vi
 vi_splat(int32_t x)
 {
     return x + (vi){0};
+}
+
+/* DSB_VL bytes as numbers 0 .. 255 (convertvector takes compilers through single lanes). */
+DSB_INLINE vf
+vf_load_bytes(const uint8_t *p)
+{
+#if DSB_VL == 16
+    vi v = (vi)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i_u *)p));
+#elif DSB_VL == 8
+    vi v = (vi)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i_u *)p));
+#else
+    int32_t bytes;
+    vi v;
+
+    memcpy(&bytes, p, sizeof bytes);
+#if defined(__x86_64__)
+    v = (vi)_mm_cvtepu8_epi32(_mm_cvtsi32_si128(bytes));
+#else
+    v = (vi)vmovl_u16(vget_low_u16(vmovl_u8(vreinterpret_u8_s32(vdup_n_s32(bytes)))));
+#endif
+#endif
+    return __builtin_convertvector(v, vf);
 }
 
 /* mask ? a : b; a mask is the result of a comparison. */
@@ -181,6 +203,56 @@ vf_sum(vf v)
     return four[0] + four[1];
 }
 
+/* One 128-bit piece from each of the rows 0, 4, 8, ... that make a vector. */
+DSB_INLINE vf
+vf_load_pieces(const float *w, int64_t ld)
+{
+#if DSB_VL == 4
+    (void)ld;
+    return *(const v4f_loose *)w;
+#else
+    typedef float v8f __attribute__((vector_size(32)));
+    v4f a = *(const v4f_loose *)w, b = *(const v4f_loose *)(w + 4 * ld);
+    v8f low = __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7);
+#if DSB_VL == 8
+    return low;
+#else
+    v4f c = *(const v4f_loose *)(w + 8 * ld), d = *(const v4f_loose *)(w + 12 * ld);
+    v8f high = __builtin_shufflevector(c, d, 0, 1, 2, 3, 4, 5, 6, 7);
+
+    return __builtin_shufflevector(low, high, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+#endif
+#endif
+}
+
+/* The same shuffle in every 128-bit piece of two vectors. */
+#if DSB_VL == 16
+#define VF_PIECES(v, w, a, b, c, d)                                                        \
+    __builtin_shufflevector(v, w, a, b, c, d, (a) + 4, (b) + 4, (c) + 4, (d) + 4, (a) + 8, \
+                            (b) + 8, (c) + 8, (d) + 8, (a) + 12, (b) + 12, (c) + 12, (d) + 12)
+#elif DSB_VL == 8
+#define VF_PIECES(v, w, a, b, c, d) \
+    __builtin_shufflevector(v, w, a, b, c, d, (a) + 4, (b) + 4, (c) + 4, (d) + 4)
+#else
+#define VF_PIECES(v, w, a, b, c, d) __builtin_shufflevector(v, w, a, b, c, d)
+#endif
+
+/* The first four columns of DSB_VL rows of w, transposed: four vectors, `ldt` floats apart. */
+DSB_INLINE void
+vf_transpose_four(const float *w, int64_t ld, float *to, int64_t ldt)
+{
+    enum { N = DSB_VL };
+    vf a = vf_load_pieces(w, ld), b = vf_load_pieces(w + ld, ld);
+    vf c = vf_load_pieces(w + 2 * ld, ld), d = vf_load_pieces(w + 3 * ld, ld);
+    vf ab0 = VF_PIECES(a, b, 0, N, 1, N + 1), ab2 = VF_PIECES(a, b, 2, N + 2, 3, N + 3);
+    vf cd0 = VF_PIECES(c, d, 0, N, 1, N + 1), cd2 = VF_PIECES(c, d, 2, N + 2, 3, N + 3);
+
+    vf_store(to, VF_PIECES(ab0, cd0, 0, 1, N, N + 1));
+    vf_store(to + ldt, VF_PIECES(ab0, cd0, 2, 3, N + 2, N + 3));
+    vf_store(to + 2 * ldt, VF_PIECES(ab2, cd2, 0, 1, N, N + 1));
+    vf_store(to + 3 * ldt, VF_PIECES(ab2, cd2, 2, 3, N + 2, N + 3));
+}
+
 DSB_INLINE vf
 vf_abs(vf x)
 {
@@ -194,8 +266,9 @@ vf_leaky_relu(vf x, vf slope)
     return vf_select(x > 0.0f, x, x * slope);
 }
 
-/* exp(-a), 0 <= a <= 120, as p s1 s2 with p in [0.70, 1.42] and powers of two s1, s2: the caller can
- * multiply before the result becomes subnormal. The polynomial on [-ln 2 / 2, ln 2 / 2] is Cephes's. */
+/* exp(-a), 0 <= a <= 120, as p s1 s2 with p in [0.70, 1.42] and powers of two s1, s2: the caller
+ * can multiply before the result becomes subnormal. The polynomial on [-ln 2 / 2, ln 2 / 2] is
+ * Cephes's. */
 typedef struct vf_exponential {
     vf p, s1, s2;
 } vf_exponential;

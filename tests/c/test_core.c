@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "base/philox.h"
 #include "bridge/trainer.h"
 
 #define DIM 3
@@ -372,7 +373,9 @@ test_window(void)
         .seed = 3, .stream = 5, .units = UNITS, .stored = UNITS, .group = GROUP};
     uint32_t ids[N];
     int seen[UNITS] = {0};
+    dsb_permutation permutation;
 
+    dsb_permutation_init(&permutation, UNITS, order.seed, order.stream, 0);
     for (int unit = 0; unit < UNITS; unit++) {
         for (int member = 0; member < GROUP; member++) {
             uint32_t id = (uint32_t)(100 + unit);
@@ -388,6 +391,7 @@ test_window(void)
     for (int r = 0; r < N; r++) {
         int unit = (int)x[r * PITCH];
 
+        CHECK(unit == (int)dsb_permute(&permutation, (uint64_t)(r / GROUP)));
         CHECK(unit >= 0 && unit < UNITS && ids[r] == 100 + (uint32_t)unit);
         CHECK(x[r * PITCH + 1] == (float)(r % GROUP) &&
               unit == (int)x[(r / GROUP * GROUP) * PITCH]);
