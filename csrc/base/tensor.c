@@ -39,6 +39,9 @@ dsb_tensor_contiguous(const dsb_tensor *tensor)
     int64_t expected = 1;
 
     for (int i = tensor->rank - 1; i >= 0; i--) {
+        if (tensor->shape[i] == 0) {
+            return true; /* nothing is strided, whatever the strides say */
+        }
         if (tensor->shape[i] != 1 && tensor->strides[i] != expected) {
             return false;
         }

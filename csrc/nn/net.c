@@ -89,6 +89,7 @@ dsb_net_input(dsb_net *net, const char *name, int width, int *value)
                 width);
     DSB_TRY(add_value(net, name, width, -1, value));
     net->ports[port] = *value;
+    net->values[*value].from_x = port == DSB_PORT_X;
     return DSB_OK;
 }
 
@@ -160,8 +161,13 @@ dsb_net_add(dsb_net *net, const dsb_op_spec *spec, int *value)
         net->packed_forward += kind->packed_forward(net, &op);
         net->packed_backward += kind->packed_backward(net, &op);
     }
+    net->values[op.output].from_param = op.params[0] >= 0;
     for (int i = 0; i < op.spec.n_inputs; i++) {
-        net->values[op.spec.inputs[i]].consumers++;
+        dsb_value *input = &net->values[op.spec.inputs[i]];
+
+        input->consumers++;
+        net->values[op.output].from_x |= input->from_x;
+        net->values[op.output].from_param |= input->from_param;
     }
     net->ops[net->n_ops++] = op;
     *value = op.output;
@@ -178,6 +184,9 @@ dsb_net_finish(dsb_net *net, int output)
                 "the output of a net must be the result of one of its ops");
     DSB_REQUIRE(net->values[output].consumers == 0,
                 "the output '%s' of a net is read by another op", net->values[output].name);
+    DSB_REQUIRE(net->values[output].from_x && net->values[output].from_param,
+                "the output '%s' of a net must depend on x and on parameters",
+                net->values[output].name);
     net->output = output;
     return DSB_OK;
 }

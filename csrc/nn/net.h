@@ -35,8 +35,9 @@ typedef enum dsb_net_port {
 typedef struct dsb_value {
     char name[DSB_MAX_NAME];
     int width;
-    int op;        /* the op that makes it; -1: an input */
-    int consumers; /* how many op inputs read it */
+    int op;                  /* the op that makes it; -1: an input */
+    int consumers;           /* how many op inputs read it */
+    bool from_x, from_param; /* what it depends on */
 } dsb_value;
 
 typedef struct dsb_param {
