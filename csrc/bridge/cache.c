@@ -43,7 +43,6 @@ dsb_cache_init(dsb_cache *cache, const dsb_backend *be, const dsb_cache_shape *s
     *cache = (dsb_cache){.be = be, .shape = *shape, .filled_half_bridge = -1};
     cache->window.dim = shape->dim;
     cache->capacity = capacity_of(shape);
-    DSB_TRY(be->alloc(dsb_cache_bytes(shape), &cache->window.rows));
     DSB_TRY(be->alloc(sizeof(int32_t) * DSB_CHUNK * DSB_MAX_THREADS, &cache->k));
     DSB_TRY(be->alloc(sizeof(float) * 12 * (size_t)shape->n, &cache->next));
     cache->mean = cache->next + 3 * shape->n;
@@ -205,6 +204,11 @@ dsb_cache_fill(dsb_cache *cache, const dsb_fill *fill, const dsb_schedule *sched
         return DSB_OK;
     }
     cache->filled_half_bridge = -1;
+    if (cache->window.rows == NULL) {
+        DSB_TRY(
+            cache->be->alloc(sizeof(float) * (size_t)(cache->capacity * dsb_window_row(shape->dim)),
+                             &cache->window.rows));
+    }
     DSB_TRY(upload_tables(cache, fill, shape->closed_form ? schedule : NULL));
     f.total =
         shape->closed_form ? dsb_cache_units(shape, fill->steps) : paths_of(shape, fill->steps);

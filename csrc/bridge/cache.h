@@ -28,7 +28,7 @@ typedef struct dsb_cache {
     const dsb_backend *be;
     dsb_cache_shape shape;
     dsb_window window;
-    int64_t capacity;               /* rows */
+    int64_t capacity;               /* rows; they are allocated when the first window is filled */
     int32_t *k;                     /* closed form: [workers][DSB_CHUNK] */
     float *next, *mean, *mix, *gtw; /* closed form: tables of the reference, and of the trainee */
     int64_t filled_half_bridge, filled_window; /* -1: nothing */

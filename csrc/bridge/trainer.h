@@ -112,7 +112,7 @@ dsb_status dsb_bridge_drift(dsb_bridge *bridge, dsb_direction direction, int64_t
 int dsb_default_microbatch(const dsb_net *net, int batch);
 int dsb_default_lanes(int batch, int microbatch);
 
-/* For bridge_*.c: enough workers for what the pool has now. */
+/* For the files beside: enough workers for what the pool has now. */
 dsb_status dsb_bridge_workers(dsb_bridge *bridge) DSB_MUST_CHECK;
 /* The process of a direction, its net's serving plane packed into `weights`. */
 dsb_status dsb_bridge_process(dsb_bridge *bridge, dsb_direction direction, dsb_weights *weights,

@@ -81,6 +81,18 @@ module_isas(PyObject *module, PyObject *unused)
 }
 
 static PyObject *
+module_compiler(PyObject *module, PyObject *unused)
+{
+    (void)module;
+    (void)unused;
+#ifdef __clang__
+    return PyUnicode_FromString("clang " __clang_version__);
+#else
+    return PyUnicode_FromString("gcc " __VERSION__);
+#endif
+}
+
+static PyObject *
 module_get_num_threads(PyObject *module, PyObject *unused)
 {
     (void)module;
@@ -248,6 +260,7 @@ module_permutation(PyObject *module, PyObject *args)
 static PyMethodDef module_methods[] = {
     {"isa", module_isa, METH_NOARGS, "The CPU instruction set in use."},
     {"isas", module_isas, METH_NOARGS, "The instruction sets that this machine offers."},
+    {"compiler", module_compiler, METH_NOARGS, "The compiler that built the core."},
     {"get_num_threads", module_get_num_threads, METH_NOARGS, "Threads in use."},
     {"set_num_threads", module_set_num_threads, METH_O, "Sets the number of threads, 1 .. 256."},
     {"memory_available", module_memory_available, METH_NOARGS,

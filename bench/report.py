@@ -1,0 +1,149 @@
+"""The figures of a run, beside what they are meant to reach, as JSON and Markdown."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+class Goal(NamedTuple):
+    what: str
+    unit: str  # "x", "%", or of a quantity of which less is better
+    at_least: float
+    aim: float
+
+
+GOALS = {
+    "step": Goal("(a) training step against PyTorch's fastest, 1 thread", "x", 2.5, 4),
+    "peak": Goal("share of the measured FMA peak in (a), 1 thread", "%", 60, 80),
+    "half_bridge": Goal("(b) half-bridge, same simulated work, 2 threads", "x", 4, 7),
+    "released": Goal("(b) half-bridge against the released way, 2 threads", "x", 12, 25),
+    "sample": Goal("(c) sampling, 1 thread", "x", 2.5, 5),
+    "scaling_step": Goal("two threads over one, (a)", "x", 1.7, 1.9),
+    "scaling_half_bridge": Goal("two threads over one, (b)", "x", 1.7, 1.9),
+    "scaling_sample": Goal("two threads over one, (c)", "x", 1.7, 1.9),
+    "import": Goal("`import dsb` on top of `import numpy`", "ms", 40, 10),
+    "wheel": Goal("wheel", "MB", 3, 1),
+    "demo": Goal("`python -m dsb.demo`", "s", 120, 40),
+}
+
+
+def rate(goal: Goal, measured: float) -> str:
+    more_is_better = goal.unit in "x%"
+
+    def reached(bound: float) -> bool:
+        return measured >= bound if more_is_better else measured <= bound
+
+    if reached(goal.aim):
+        return "aim"
+    return "at least" if reached(goal.at_least) else "falls short"
+
+
+@dataclass
+class Series:
+    """Repeated measurements of one thing."""
+
+    values: list[float] = field(default_factory=list)
+
+    def add(self, value: float) -> None:
+        self.values.append(value)
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.values)
+
+    @property
+    def most(self) -> float:
+        return max(self.values)
+
+    @property
+    def quartiles(self) -> tuple[float, float]:
+        if len(self.values) < 2:
+            return self.median, self.median
+        low, _, high = statistics.quantiles(self.values, n=4, method="inclusive")
+        return low, high
+
+
+@dataclass
+class Figure:
+    """One row of the table of times: a side, at a number of threads."""
+
+    task: str
+    side: str
+    threads: int
+    unit: str
+    series: Series
+
+    def row(self) -> list[str]:
+        low, high = (f"{three(v)}" for v in self.series.quartiles)
+        return [
+            self.task,
+            self.side,
+            str(self.threads),
+            f"{three(self.series.median)} {self.unit}",
+            f"{low} to {high}",
+            str(len(self.series.values)),
+        ]
+
+
+@dataclass
+class Report:
+    machine: dict[str, str]
+    settings: dict[str, Any]
+    figures: list[Figure] = field(default_factory=list)
+    goals: dict[str, float] = field(default_factory=dict)
+    losses: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def json(self) -> str:
+        rated = {
+            key: GOALS[key]._asdict() | {"measured": value, "rating": rate(GOALS[key], value)}
+            for key, value in self.goals.items()
+        }
+        figures = [
+            asdict(f) | {"median": f.series.median, "series": f.series.values} for f in self.figures
+        ]
+        return json.dumps(asdict(self) | {"figures": figures, "goals": rated}, indent=1) + "\n"
+
+    def markdown(self) -> str:
+        goals = [
+            [g.what, f"{three(v)} {g.unit}", f"{g.at_least:g}", f"{g.aim:g}", rate(g, v)]
+            for g, v in ((GOALS[key], self.goals[key]) for key in GOALS if key in self.goals)
+        ]
+        losses = [[*map(str, row.values())] for row in self.losses]
+        parts = [
+            "# Benchmarks",
+            table(["", ""], self.machine.items()),
+            "## Against what is to be reached",
+            table(["what", "measured", "at least", "aim", "reached"], goals),
+            "## Times",
+            table(
+                ["task", "side", "threads", "median", "quartiles", "repeats"],
+                [f.row() for f in self.figures],
+            ),
+        ]
+        if losses:
+            parts += ["## Losses", table(list(self.losses[0]), losses)]
+        parts += ["## Notes", "\n".join(f"* {note}" for note in self.notes)]
+        return "\n\n".join(parts) + "\n"
+
+    def write(self, folder: Path, name: str) -> list[Path]:
+        folder.mkdir(exist_ok=True)
+        paths = [folder / f"{name}.json", folder / f"{name}.md"]
+        for path, text in zip(paths, (self.json(), self.markdown()), strict=True):
+            path.write_text(text)
+        return paths
+
+
+def three(value: float) -> str:
+    """Three significant digits, never in powers of ten."""
+    return f"{float(f'{value:.3g}'):,.10g}"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)

@@ -1,0 +1,62 @@
+"""A side of the comparison in a process of its own, commanded over a pipe.
+
+While one side works the others sleep, so that nobody's spinning threads take another's processor.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+
+
+class Worker:
+    """The process behind bench/<script>.py."""
+
+    def __init__(self, script: str, threads: int, problem: Path) -> None:
+        environment = os.environ | {
+            "OMP_NUM_THREADS": str(threads),
+            "TORCHINDUCTOR_COMPILE_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join(
+                filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")])
+            ),
+        }
+        self._process = subprocess.Popen(
+            [sys.executable, str(HERE / f"{script}.py"), str(threads), str(problem)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+
+    def call(self, name: str, **arguments: Any) -> Any:
+        """Runs a handler there and returns what it returns."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps([name, arguments]) + "\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"{self._process.args!r} ended in {name}(); see its message above")
+        return json.loads(answer)
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def serve(handlers: Mapping[str, Callable[..., Any]]) -> None:
+    """Answers calls until the pipe is closed; what else is printed goes to stderr."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    for line in sys.stdin:
+        name, arguments = json.loads(line)
+        answers.write(json.dumps(handlers[name](**arguments)) + "\n")
+        answers.flush()

@@ -1,0 +1,68 @@
+"""Schrödinger bridges between two sets of samples, trained in C.
+
+Five iterations between a Gaussian and a Swiss roll:
+
+    x = dsb.datasets.toy("swiss_roll", 10_000, seed=0)
+    bridge = dsb.Bridge(x, schedule=dsb.Schedule.constant(20, 0.25))
+    bridge.fit(ipf=5)
+    y = bridge.sample(1000)
+    bridge.save("swiss.safetensors")
+    bridge = dsb.load("swiss.safetensors")
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ._core import DeviceError, get_num_threads, set_num_threads
+from ._info import info
+from .bridge import Bridge
+from .gaussian import Gaussian
+from .history import History, Record
+from .mlp import MLP
+from .reference import OU, Brownian
+from .schedule import Schedule
+
+if TYPE_CHECKING:
+    from . import datasets, metrics, nn, plot
+    from .checkpoint import load
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "MLP",
+    "OU",
+    "Bridge",
+    "Brownian",
+    "DeviceError",
+    "Gaussian",
+    "History",
+    "Record",
+    "Schedule",
+    "datasets",
+    "get_num_threads",
+    "info",
+    "load",
+    "metrics",
+    "nn",
+    "plot",
+    "set_num_threads",
+]
+
+_LAZY = ("datasets", "metrics", "nn", "plot")
+
+
+def __getattr__(name: str) -> Any:
+    """What not every program needs is imported when it is first asked for."""
+    from importlib import import_module
+
+    if name in _LAZY:
+        return import_module(f".{name}", __name__)
+    if name == "load":
+        load = globals()["load"] = import_module(".checkpoint", __name__).load
+        return load
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,131 @@
+"""What goes into the making of a bridge: defaults, checks across arguments, and how it is shown."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+from . import _core
+from ._check import MAX_SEED, choice
+from ._ends import End
+from ._settings import Settings
+from .history import DIRECTIONS
+from .nn import Graph, Specification
+from .reference import OU, Brownian
+from .schedule import Schedule
+
+if TYPE_CHECKING:
+    from .bridge import Bridge
+
+# Measured on the Swiss roll: sliced W2 over the spread is the same from 1 to 7, half as much again at
+# .1 of that or ten times, and several times as much a factor of ten further out.
+LEAST_STD, MOST_STD = 0.2, 30.0
+
+
+def check_device(device: object) -> None:
+    if isinstance(device, str) and (device == "cuda" or device.startswith("cuda:")):
+        raise _core.DeviceError(f"device: this build of dsb has no CUDA backend, got {device!r}")
+    choice("device", device, ("auto", "cpu"))
+
+
+def schedule_for(source: End, prior: End, reference: object) -> Schedule:
+    """20 equal steps; T a tenth of the ends' variance along their main axes.
+
+    IPF closes the gap between the ends along an axis of variance s by a factor of about
+    (s / (s + 2 T))^2 an iteration: what varies most is the slowest, and decides. Two digits of T, so
+    that the rounding of sums, which differs from machine to machine, does not reach the steps.
+    """
+    var = (source.main_variance() + prior.main_variance()) / 2
+    if not var > 0:
+        raise ValueError(
+            "schedule: source and prior have no spread to choose steps by; give schedule="
+        )
+    T = 0.1 * var
+    if isinstance(reference, OU):
+        T = min(T, 2 * reference.var)  # the process has forgotten its start by then
+    return Schedule.constant(20, float(f"{T:.1e}") / 20)
+
+
+def warn_of_scale(end: End) -> None:
+    """Adam's steps have a size, and so have the weights that nets begin with."""
+    std = end.moments()[1] ** 0.5
+    if not LEAST_STD <= std <= MOST_STD:
+        warnings.warn(
+            f"{end.name}: its standard deviation is {std:.3g}; nets learn best between {LEAST_STD:g} "
+            f"and {MOST_STD:g}, so consider scaling both ends (and T by the square)",
+            stacklevel=4,
+        )
+
+
+def check_process(schedule: object, reference: object, settings: Settings) -> None:
+    if not isinstance(schedule, Schedule):
+        hint = "; write dsb.Schedule(steps)" if not isinstance(schedule, str) else ""
+        raise TypeError(f"schedule: expected a dsb.Schedule, got {type(schedule).__name__}{hint}")
+    if not isinstance(reference, (OU, Brownian)):
+        raise TypeError(
+            f"reference: expected dsb.OU(mean, var) or dsb.Brownian(), got {type(reference).__name__}"
+        )
+    if settings.convention == "official" and not schedule.symmetric:
+        raise ValueError(
+            "schedule: convention='official' takes the steps in the same order in both directions, "
+            f"which is right for symmetric ones only, got {schedule!r}"
+        )
+    longest = float(schedule.steps.max())
+    if longest * reference.precision >= 2:
+        raise ValueError(
+            f"schedule: expected steps below 2 v = {2 / reference.precision:g}, beyond which the "
+            f"reference {reference!r} diverges, got a step of {longest:g}"
+        )
+
+
+def graph_of(net: object, dim: int) -> Graph:
+    if isinstance(net, Graph):
+        graph = Graph(net.ops)
+    elif isinstance(net, list):
+        graph = Graph(net)
+    elif isinstance(net, Specification) and not isinstance(net, type):
+        graph = Graph(net.build(dim))
+    else:
+        hint = "; write dsb.MLP()" if isinstance(net, type) else ""
+        raise TypeError(
+            f"net: expected dsb.MLP(...), a dsb.nn.Graph or a list of ops, got {net!r}{hint}"
+        )
+    return graph.check(dim)
+
+
+def mixed(seed: int, draw: int) -> int:
+    """A seed for draw number `draw`: the splitmix64 finaliser, 63 bits of it."""
+    z = (seed + (draw + 1) * 0x9E3779B97F4A7C15) % 2**64
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    z = (z ^ z >> 27) * 0x94D049BB133111EB % 2**64
+    return (z ^ z >> 31) & MAX_SEED
+
+
+def describe(bridge: Bridge) -> str:
+    """The repr of a bridge."""
+    schedule = bridge._schedule
+    core, s = bridge._core, bridge._settings
+    n, half = bridge._graph.n_parameters, core.half_bridge
+    done = f"{half // 2} IPF iterations"
+    if core.steps:
+        done += f", {DIRECTIONS[half % 2]} half-bridge at step {core.step:,} of {core.steps:,}"
+    elif half % 2:
+        done += " and the backward half of the next"
+    rate = f"lr {s.learning_rate:g} {s.lr_schedule}"
+    extras = "".join(
+        f", {name} {getattr(s, name):g}" for name in ("clip", "ema") if getattr(s, name)
+    )
+    lines = {
+        "source": f"{bridge._ends[0]!r}",
+        "prior": f"{bridge._ends[1]!r}",
+        "schedule": f"{schedule!r}, T = {schedule.T:.6g}",
+        "reference": repr(bridge._reference),
+        "net": f"{bridge._label}, {n:,} parameters in each direction",
+        "method": f"convention {s.convention}, objective {s.objective}, output {s.output}",
+        "training": f"batch {s.batch}, {rate}{extras}",
+        "work": f"microbatch {core.microbatch}, {core.lanes} lanes, seed {s.seed}, "
+        f"cpu {_core.isa()}",
+        "done": done,
+    }
+    told = [f"  {name:<10} {text}" for name, text in lines.items()]
+    return "\n".join([f"Bridge in {bridge.dim} dimension{'s' * (bridge.dim > 1)}", *told])

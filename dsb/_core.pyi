@@ -1,0 +1,150 @@
+"""The C core. Strict: it takes exactly the dtypes, ranks and shapes named here and says what it wanted."""
+
+from typing import Any, Literal, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
+
+DeviceError: type[Exception]
+
+Direction = Literal["backward", "forward"]
+Plane = Literal["theta", "m", "v", "ema"]
+
+def isa() -> str: ...
+def isas() -> list[str]: ...
+def compiler() -> str: ...
+def get_num_threads() -> int: ...
+def set_num_threads(threads: int, /) -> None: ...
+def memory_available() -> int: ...
+def normals(seed: int, stream: int, step: int, sample: int, rows: int, dim: int, /) -> F32: ...
+def uniforms(seed: int, stream: int, step: int, sample: int, rows: int, dim: int, /) -> F32: ...
+def permutation(seed: int, stream: int, step: int, n: int, /) -> I64: ...
+def live_blocks() -> int: ...
+def fail_allocation(n: int, /) -> None: ...
+
+class Parameter(TypedDict):
+    name: str
+    shape: tuple[int, ...]
+    offset: int  # in the plane, in floats
+
+class Net:
+    """A net built from a list of ops, each a dict; the last op makes the output.
+
+    {"op": "input", "name": "x", "width": 2}, {"op": "input", "name": "t"},
+    {"op": "embed", "name": "e", "inputs": ["t"], "width": 16, "style": "sin_cos" | "cos_sin"},
+    {"op": "linear", "name": "x_encoder.layers.0", "inputs": ["x"], "width": 16, "zero": False},
+    {"op": "leaky_relu", "name": "h", "inputs": [...], "slope": 0.01},
+    {"op": "silu" | "add" | "concat", "name": "h", "inputs": [...]}
+    """
+
+    def __new__(cls, ops: list[dict[str, Any]], /) -> Net: ...
+    @property
+    def dim(self) -> int: ...
+    @property
+    def n_parameters(self) -> int: ...
+    @property
+    def plane(self) -> int: ...  # floats in a plane: the parameters and the gaps between them
+    @property
+    def parameters(self) -> list[Parameter]: ...
+    def initial(self, seed: int, draw: int = 0, /) -> F32: ...
+    def forward(self, theta: F32, x: F32, t: F32, /, *, rows: int = 64) -> F32: ...
+    def gradient(
+        self, theta: F32, x: F32, t: F32, dy: F32, /, *, rows: int = 64, keep: bool = False
+    ) -> tuple[F32, F32]: ...  # (y, gradient plane of sum(y * dy))
+    def vjp(
+        self, theta: F32, x: F32, t: F32, dy: F32, /, *, rows: int = 64, keep: bool = False
+    ) -> tuple[F32, F32]: ...  # (y, gradient of sum(y * dy) to x)
+    def plan(
+        self, mode: Literal["infer", "train", "vjp"], rows: int, keep: bool = False, /
+    ) -> dict[str, Any]: ...  # {"bytes": int, "buffers": [(name, offset, bytes, first, last), ...]}
+
+class Bridge:
+    """Nets of both directions, their optimisers, the cache and the loop. One lock per object.
+
+    Ends: data `source`/`prior` as [n, d] float32 or uint8 with value * scale + shift, or a Gaussian
+    given by `*_mean` [d] float32 and `*_factor` (lower triangular [d, d] float32).
+    """
+
+    def __new__(
+        cls,
+        net: Net,
+        *,
+        source: NDArray[Any] | None,
+        source_scale: float = 1.0,
+        source_shift: float = 0.0,
+        source_mean: F32 | None = None,
+        source_factor: F32 | None = None,
+        prior: NDArray[Any] | None = None,
+        prior_scale: float = 1.0,
+        prior_shift: float = 0.0,
+        prior_mean: F32 | None = None,
+        prior_factor: F32 | None = None,
+        reference_mean: F32,
+        reference_precision: float,  # 1 / v; 0: Brownian
+        steps: F64,  # g_0 .. g_{N-1}
+        convention: Literal["grid", "official"] = "grid",
+        output: Literal["mean", "step", "drift"] = "drift",
+        objective: Literal["dsb", "simplified"] = "dsb",
+        closed_form: bool = True,
+        antithetic: bool = False,
+        batch: int = 512,
+        microbatch: int = 0,  # 0: the default of DESIGN 3.1
+        lanes: int = 0,
+        refresh: int = 100,
+        reuse: int = 1,
+        cache_bytes: int = 0,  # 0: no bound
+        learning_rate: float = 1e-3,
+        cosine: bool = False,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        epsilon: float = 1e-8,
+        clip: float = 0.0,  # 0: none
+        ema: float = 0.0,  # 0: none
+        seed: int = 0,
+    ) -> Bridge: ...
+    @property
+    def microbatch(self) -> int: ...
+    @property
+    def lanes(self) -> int: ...
+    @property
+    def refresh(self) -> int: ...  # as bounded by cache_bytes
+    @property
+    def half_bridge(self) -> int: ...  # number of finished ones; even: next is backward
+    @property
+    def step(self) -> int: ...  # done in the current half-bridge
+    @property
+    def steps(self) -> int: ...  # of the current half-bridge, 0: not begun
+    def memory(
+        self,
+    ) -> dict[str, int]: ...  # bytes: planes, gradients, activations, weights, cache, total
+    def begin(self, steps: int, /) -> None: ...  # starts the next half-bridge; an error inside one
+    def run(self, steps: int, seconds: float = 0.1, /) -> int: ...
+    """At most `steps` more gradient steps of the current half-bridge, returning at the first step
+    boundary after `seconds`; how many were done. Raises KeyboardInterrupt at a step boundary,
+    FloatingPointError (nothing updated; step, direction, op and tensor named)."""
+    def log(self) -> tuple[F32, F32]: ...
+    """Loss and gradient norm of every step done in the current (or the last finished) half-bridge."""
+    def trained(self, direction: Direction, /) -> bool: ...
+    def sample(
+        self,
+        direction: Direction,
+        seed: int,
+        /,
+        *,
+        n: int = 0,
+        x: F32 | None = None,  # [n, d], else drawn from the direction's start
+        steps: F64 | None = None,  # another schedule; needs output "drift"
+        final_noise: bool = False,
+        paths: bool = False,  # True: [n, N + 1, d], state 0 .. N in time order of the direction
+    ) -> F32: ...
+    def drift(self, direction: Direction, x: F32, t: F32, /) -> F32: ...
+    """Drift per unit of time of the direction's own process; t [n] in [0, T]."""
+    def get_plane(self, direction: Direction, which: Plane, /) -> F32: ...
+    def set_plane(self, direction: Direction, which: Plane, plane: F32, /) -> None: ...
+    def get_position(self) -> dict[str, int]: ...
+    """half_bridge, step, steps, adam_backward, adam_forward, trained_backward, trained_forward"""
+    def set_position(self, position: dict[str, int], loss: F32, norm: F32, /) -> None: ...

@@ -1,0 +1,118 @@
+"""Everything about the training of a bridge that is a number or a name."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+from ._check import MAX_SEED, choice, flag, integer, real
+
+CONVENTIONS = ("grid", "official")
+OBJECTIVES = ("dsb", "simplified")
+OUTPUTS = ("mean", "step", "drift")
+RATES = ("constant", "cosine")
+MAX_BATCH = 1 << 24
+MAX_REFRESH = 1 << 24
+MAX_REUSE = 255
+MAX_MICROBATCH = 1 << 16
+
+
+class Settings(NamedTuple):
+    """Resolved: no default is left open. 0 means "none" or "the core's default", as the core has it."""
+
+    convention: str
+    objective: str
+    output: str
+    closed_form: bool
+    antithetic: bool
+    batch: int
+    microbatch: int
+    lanes: int
+    refresh: int
+    reuse: int
+    cache_bytes: int
+    learning_rate: float
+    lr_schedule: str
+    clip: float
+    ema: float
+    beta1: float
+    beta2: float
+    epsilon: float
+    seed: int
+
+    @classmethod
+    def of(cls, *, betas: Any, eps: Any, **given: Any) -> Settings:
+        """From the arguments of `Bridge`, where None asks for the convention's default."""
+        grid = choice("convention", given["convention"], CONVENTIONS) == "grid"
+        try:
+            beta1, beta2 = betas
+        except (TypeError, ValueError):
+            raise TypeError(f"betas: expected a pair of numbers, got {betas!r}") from None
+        defaults: dict[str, Any] = {
+            "output": "drift" if grid else "step",
+            "closed_form": grid,
+            "microbatch": 0,
+            "lanes": 0,
+            "cache_bytes": 0,
+            "learning_rate": 3e-3 if grid else 1e-4,
+            "lr_schedule": "cosine" if grid else "constant",
+            "clip": 0.0,
+            "ema": 0.0,
+        }
+        for name in ("microbatch", "lanes", "cache_bytes"):
+            if given[name] is not None:
+                integer(name, given[name], 1)
+        for name in ("clip", "ema"):
+            if given[name] is not None:
+                real(name, given[name], above=0)
+        chosen = {k: defaults[k] if v is None else v for k, v in given.items()}
+        return cls(**chosen, beta1=beta1, beta2=beta2, epsilon=eps)._checked()
+
+    def _checked(self) -> Settings:
+        choice("convention", self.convention, CONVENTIONS)
+        choice("objective", self.objective, OBJECTIVES)
+        choice("output", self.output, OUTPUTS)
+        choice("lr_schedule", self.lr_schedule, RATES)
+        checked: dict[str, Any] = {
+            "closed_form": flag("closed_form", self.closed_form),
+            "antithetic": flag("antithetic", self.antithetic),
+            "batch": integer("batch", self.batch, 1, MAX_BATCH),
+            "microbatch": integer("microbatch", self.microbatch, 0, MAX_MICROBATCH),
+            "lanes": integer("lanes", self.lanes, 0, MAX_BATCH),
+            "refresh": integer("refresh", self.refresh, 1, MAX_REFRESH),
+            "reuse": integer("reuse", self.reuse, 1, MAX_REUSE),
+            "cache_bytes": integer("cache_bytes", self.cache_bytes, 0),
+            "learning_rate": real("learning_rate", self.learning_rate, above=0),
+            "clip": real("clip", self.clip),
+            "ema": real("ema", self.ema, above=-1, below=1),
+            "beta1": real("betas[0]", self.beta1, above=-1, below=1),
+            "beta2": real("betas[1]", self.beta2, above=-1, below=1),
+            "epsilon": real("eps", self.epsilon, above=0),
+            "seed": integer("seed", self.seed, 0, MAX_SEED),
+        }
+        for argument in ("clip", "ema", "beta1", "beta2"):
+            if checked[argument] < 0:
+                raise ValueError(f"{argument}: expected a number from 0, got {checked[argument]}")
+        return self._replace(**checked)
+
+    def keywords(self) -> dict[str, Any]:
+        """Arguments of `_core.Bridge`."""
+        told = self._asdict()
+        told["cosine"] = told.pop("lr_schedule") == "cosine"
+        return told
+
+    @classmethod
+    def restored(cls, told: dict[str, Any]) -> Settings:
+        """From a checkpoint; ValueError where a field is missing, unknown or out of its range."""
+        names = set(cls._fields)
+        if not isinstance(told, dict) or set(told) != names:
+            odd = sorted(set(told) ^ names) if isinstance(told, dict) else told
+            raise ValueError(f"settings: missing or unknown {odd!r}"[:300])
+        try:
+            return cls(**told)._checked()
+        except TypeError as error:
+            raise ValueError(str(error)) from None
+
+    @property
+    def loss_weight(self) -> Literal["g", "one"]:
+        """Weight of a pair in the loss: proportional to its step for output "drift"."""
+        return "g" if self.output == "drift" else "one"

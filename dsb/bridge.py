@@ -1,0 +1,517 @@
+"""The bridge: two ends, two nets, and the loop that trains them in turn."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Literal, NoReturn
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from . import _build, _core, _sampling, _weights
+from ._check import F32, Rows, choice, flag
+from ._ends import End
+from ._fit import Fit
+from ._settings import Settings
+from .gaussian import Gaussian
+from .history import DIRECTIONS, Direction, HalfBridge, History, Record, half_bridge
+from .mlp import MLP, OfficialMLP
+from .nn import Graph, Op, Specification
+from .reference import OU, Brownian
+from .schedule import Schedule
+
+Net = Specification | Graph | list[Op]
+
+
+class Bridge:
+    r"""Schrödinger bridge between two distributions, by alternating half-bridges (IPF).
+
+    Among all processes that start in the source distribution and end in the prior, the one closest, in
+    Kullback-Leibler divergence, to a reference process with noise sqrt(2) dB. Its time discretisation is
+
+        backward  X_k     = B_{k+1}(X_{k+1}) + sqrt(2 g_k) Z,      X_N ~ prior,
+        forward   X_{k+1} = F_k(X_k)         + sqrt(2 g_k) Z,      X_0 ~ source,
+
+    with nets for B and F. One iteration trains B on paths of F, then F on paths of B (equations 12 and
+    13); the first F is the reference.
+
+    Parameters
+    ----------
+    source : array_like, shape (n, d), or Gaussian
+        Samples, a point in each row: anything NumPy can view. float32 in C order is not copied, so leave
+        it as it is while the bridge lives; other floats are converted; uint8 stays uint8 and is read on
+        the scale -1 .. 1.
+    prior : "gaussian", array_like, shape (m, d), or Gaussian
+        The other end. "gaussian": `Gaussian.of(source)`.
+    schedule : Schedule, optional
+        Default: 20 equal steps with T a tenth of the variance along the main axes of the ends,
+        tr S^2 / tr S of their covariances, averaged. Along these the reference adds a fifth of the
+        variance, so that IPF comes close to its limit in about five iterations while most of a point's
+        position survives; a smaller T keeps more of it and takes more iterations. With an `OU`
+        reference T is at most 2 v. Convention "official": 20 steps of .01.
+    reference : OU or Brownian, optional
+        Default: `OU` to the prior's mean and variance (averaged over coordinates) where the prior is
+        Gaussian, `Brownian` where it is a data set.
+    net : MLP, nn.Graph or list of ops, optional
+        Architecture of both nets. Default: `MLP()`; convention "official": `MLP.official()`.
+    convention : {"grid", "official"}
+        "grid": the state at t_i is told 1000 t_i / T in training and in sampling, nets and Adam's state
+        are kept from one half-bridge to the next. "official": the released code as it is: raw times that
+        differ by a step between training and sampling, fresh nets and Adam in every half-bridge.
+    objective : {"dsb", "simplified"}
+        Target of the regression: equations 12 and 13, or the other end of the step itself, which takes
+        half the evaluations and has another limit.
+    output : {"drift", "step", "mean"}, optional
+        What the net puts out: (B(x) - x) / g_k with loss weight proportional to g_k; B(x) - x; B(x).
+        Default: "drift"; convention "official": "step", the released drift matching.
+    closed_form : bool, optional
+        Whether the first half-bridge draws pairs of the reference directly, with the conditional mean
+        as target, in place of simulating paths. Default: True; convention "official": False.
+    antithetic : bool
+        Simulate with noise Z and -Z, both in the same minibatch.
+    batch : int
+        Pairs in a gradient step.
+    refresh : int
+        Gradient steps between two simulations of the other direction; bounded by `cache_bytes`.
+    reuse : int
+        How often a simulated pair is read.
+    microbatch, lanes : int, optional
+        Rows that one worker takes at a time, and partial sums of the gradient (a power of two). They
+        decide the order of summation, hence the last bits. Default: fixed by net and batch.
+    cache_bytes : int, optional
+        Bound of the memory for simulated pairs.
+    learning_rate : float, optional
+        Adam's. Default: 3e-3; convention "official": 1e-4.
+    lr_schedule : {"cosine", "constant"}, optional
+        "cosine" falls to 0 within each half-bridge. Default: "cosine"; convention "official":
+        "constant".
+    clip : float, optional
+        Bound of the gradient's norm.
+    ema : float, optional
+        Rate mu of the moving average shadow = mu shadow + (1 - mu) theta, which then simulates and
+        samples in place of the trained weights.
+    betas, eps : (float, float), float
+        Adam's.
+    device : {"auto", "cpu"}
+        Where to compute.
+    seed : int
+        All randomness of training is a function of it: equal seeds, equal bits (same build, instruction
+        set, microbatch and lanes), for any number of threads.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is of the wrong type, shape or range; the message names it.
+    MemoryError
+        The plan needs more memory than there is; the message says what would fit.
+    DeviceError
+        The device is not there.
+
+    Notes
+    -----
+    Algorithm 1 of De Bortoli, Thornton, Heng and Doucet, arXiv:2106.01357. One bridge may be used from
+    several threads; only one at a time may `fit`.
+
+    Examples
+    --------
+    >>> x = dsb.datasets.toy("swiss_roll", 10_000, seed=0)
+    >>> bridge = dsb.Bridge(x, schedule=dsb.Schedule.constant(20, 0.25))
+    >>> history = bridge.fit(ipf=5)
+    >>> y = bridge.sample(1000)
+    """
+
+    def __init__(
+        self,
+        source: ArrayLike | Gaussian,
+        prior: ArrayLike | Gaussian | Literal["gaussian"] = "gaussian",
+        *,
+        schedule: Schedule | None = None,
+        reference: OU | Brownian | None = None,
+        net: Net | None = None,
+        convention: Literal["grid", "official"] = "grid",
+        objective: Literal["dsb", "simplified"] = "dsb",
+        output: Literal["drift", "step", "mean"] | None = None,
+        closed_form: bool | None = None,
+        antithetic: bool = False,
+        batch: int = 512,
+        refresh: int = 100,
+        reuse: int = 1,
+        microbatch: int | None = None,
+        lanes: int | None = None,
+        cache_bytes: int | None = None,
+        learning_rate: float | None = None,
+        lr_schedule: Literal["cosine", "constant"] | None = None,
+        clip: float | None = None,
+        ema: float | None = None,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        device: Literal["auto", "cpu"] = "auto",
+        seed: int = 0,
+    ) -> None:
+        settings = Settings.of(
+            convention=convention,
+            objective=objective,
+            output=output,
+            closed_form=closed_form,
+            antithetic=antithetic,
+            batch=batch,
+            refresh=refresh,
+            reuse=reuse,
+            microbatch=microbatch,
+            lanes=lanes,
+            cache_bytes=cache_bytes,
+            learning_rate=learning_rate,
+            lr_schedule=lr_schedule,
+            clip=clip,
+            ema=ema,
+            betas=betas,
+            eps=eps,
+            seed=seed,
+        )
+        official = settings.convention == "official"
+        _build.check_device(device)
+        start = End.of("source", source)
+        if isinstance(prior, str) and prior == "gaussian":
+            mean, var = start.moments()
+            if not var > 0:
+                raise ValueError(f"source: expected rows that differ, got {start!r}, all equal")
+            end = End("prior", gaussian=Gaussian(mean, var))
+        else:
+            end = End.of("prior", prior, dim=start.dim)
+        for side in (start, end):
+            _build.warn_of_scale(side)
+        if reference is None:
+            prior_law = end.gaussian
+            reference = Brownian() if prior_law is None else OU(prior_law.mean, prior_law.var)
+        if schedule is None:
+            schedule = (
+                Schedule.constant(20, 0.01)
+                if official
+                else _build.schedule_for(start, end, reference)
+            )
+        if net is None:
+            net = MLP.official() if official else MLP()
+        self._start(start, end, schedule, reference, net, settings)
+
+    def _start(
+        self,
+        source: End,
+        prior: End,
+        schedule: Schedule,
+        reference: OU | Brownian,
+        net: Net,
+        settings: Settings,
+    ) -> None:
+        _build.check_process(schedule, reference, settings)
+        graph = _build.graph_of(net, source.dim)
+        self._core = _core.Bridge(
+            _core.Net(graph.ops),
+            **source.keywords(),
+            **prior.keywords(),
+            reference_mean=reference.centre(source.dim),
+            reference_precision=reference.precision,
+            steps=schedule.steps,
+            **settings.keywords(),
+        )
+        self._ends = (source, prior)
+        self._schedule, self._reference, self._settings = schedule, reference, settings
+        self._graph = graph
+        self._label = repr(net) if isinstance(net, (MLP, OfficialMLP)) else f"{len(graph.ops)} ops"
+        self._finished: list[HalfBridge] = []
+        self._draws = 0  # samples drawn without a seed
+        self._fitting = threading.Lock()
+        # `turn` is held by whoever uses the core. Others than fit hold `queue` too while they wait and
+        # work; fit passes through it between two chunks of steps, so that it cannot starve them.
+        self._turn, self._queue = threading.RLock(), threading.RLock()
+
+    # ---- what it is ----
+
+    @property
+    def dim(self) -> int:
+        """Dimension d."""
+        return self._ends[0].dim
+
+    @property
+    def source(self) -> Rows | Gaussian | None:
+        """The samples or the Gaussian at time 0; None where a checkpoint did not hold them."""
+        return self._ends[0].gaussian or self._ends[0].data
+
+    @property
+    def prior(self) -> Rows | Gaussian | None:
+        """The samples or the Gaussian at time T; None where a checkpoint did not hold them."""
+        return self._ends[1].gaussian or self._ends[1].data
+
+    @property
+    def schedule(self) -> Schedule:
+        """The steps of training."""
+        return self._schedule
+
+    @property
+    def reference(self) -> OU | Brownian:
+        """The process that the bridge stays close to."""
+        return self._reference
+
+    @property
+    def net(self) -> Graph:
+        """Architecture of both nets (a copy)."""
+        return Graph(self._graph.ops)
+
+    @property
+    def settings(self) -> Settings:
+        """Convention, objective, batch, optimiser, seed and so on, with every default filled in."""
+        return self._settings._replace(microbatch=self.microbatch, lanes=self.lanes)
+
+    @property
+    def microbatch(self) -> int:
+        """Rows that one worker takes at a time."""
+        return self._core.microbatch
+
+    @property
+    def lanes(self) -> int:
+        """Partial sums of the gradient."""
+        return self._core.lanes
+
+    @property
+    def iteration(self) -> int:
+        """Finished IPF iterations."""
+        return self._core.half_bridge // 2
+
+    @property
+    def half_bridge(self) -> int:
+        """Finished half-bridges: two an iteration, backward first."""
+        return self._core.half_bridge
+
+    @property
+    def step(self) -> int:
+        """Gradient steps done in the half-bridge under way, 0 where none is."""
+        return self._core.step
+
+    @property
+    def history(self) -> History:
+        """Loss and gradient norm of every step since the bridge was made."""
+        with self._in_line(), self._turn:
+            return History(self._parts())
+
+    def memory(self) -> dict[str, int]:
+        """Bytes that the bridge holds or will hold, by purpose and in total; data not counted."""
+        return self._core.memory()
+
+    # ---- training ----
+
+    def fit(
+        self,
+        ipf: int = 1,
+        steps: int = 5000,
+        *,
+        callback: Callable[[Bridge, Record], object] | None = None,
+        log_every: int = 100,
+        progress: bool | None = None,
+    ) -> History:
+        r"""`ipf` more iterations of iterative proportional fitting (algorithm 1 of arXiv:2106.01357).
+
+        Each is a backward half-bridge, argmin_B E |B_{k+1}(X_{k+1}) - (X_{k+1} + F_k(X_k) - F_k(X_{k+1}))|^2
+        over paths of F, then a forward one likewise, of `steps` gradient steps each. An iteration that was
+        begun (by an earlier call that was stopped, or before `save`) is finished first and not counted; a
+        half-bridge that was begun keeps its number of steps.
+
+        Parameters
+        ----------
+        ipf : int
+            Iterations; 0 only finishes what was begun.
+        steps : int
+            Gradient steps of every half-bridge that this call begins.
+        callback : callable, optional
+            Called as callback(bridge, record) every `log_every` steps and at the end of each half-bridge.
+            It may save and sample; an exception from it ends the call between two steps.
+        log_every : int
+            Steps between two records.
+        progress : bool, optional
+            Whether to show a progress bar. Default: in a terminal and in a notebook.
+
+        Returns
+        -------
+        History
+            Of all steps since the bridge was made, earlier calls included.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            Ctrl-C, at a step boundary: the bridge can be used, saved and fitted further.
+        FloatingPointError
+            NaN or infinity; names step, direction, op and tensor. The nets stand as before that step.
+        RuntimeError
+            The bridge is being fitted already, in another thread or in a callback.
+        ValueError
+            An argument is out of its range, or the bridge came from a checkpoint without its data.
+        """
+        for end in self._ends:
+            if end.missing:
+                raise ValueError(
+                    f"{end.name}: fitting needs the {end!r} that the checkpoint was saved without; "
+                    f"load it with dsb.load(path, {end.name}=...)"
+                )
+        run = Fit(self, ipf, steps, callback, log_every)
+        if not self._fitting.acquire(blocking=False):
+            raise RuntimeError("this bridge is being fitted already: one fit at a time")
+        try:
+            run(progress)
+        finally:
+            self._fitting.release()
+        return self.history
+
+    def _in_line(self) -> AbstractContextManager[object]:
+        """`with bridge._in_line(), bridge._turn:` has the core between two chunks of steps."""
+        if self._turn._is_owned():  # type: ignore[attr-defined]  # as threading.Condition asks
+            raise RuntimeError(
+                "the bridge was called by a signal handler in the middle of its own work; raise "
+                "KeyboardInterrupt there, and call the bridge once that has ended"
+            )
+        return self._queue
+
+    def _collect(self) -> None:
+        """Takes over the log of a half-bridge that has ended."""
+        if self._core.half_bridge > len(self._finished):
+            self._finished.append(half_bridge(len(self._finished), *self._core.log()))
+
+    def _parts(self) -> list[HalfBridge]:
+        self._collect()
+        if self._core.steps == 0:
+            return list(self._finished)
+        return [*self._finished, half_bridge(len(self._finished), *self._core.log())]
+
+    # ---- what it answers ----
+
+    def sample(
+        self,
+        n: int | None = None,
+        *,
+        x: ArrayLike | None = None,
+        direction: Direction = "backward",
+        seed: int | None = None,
+        schedule: Schedule | None = None,
+        final_noise: bool = False,
+    ) -> F32:
+        r"""End points of simulated paths: X_0 from X_N ~ prior, or X_N from X_0 ~ source.
+
+        Parameters
+        ----------
+        n : int, optional
+            Number of paths; their starts are drawn from the direction's end (rows of data in random
+            order, each as often as the others).
+        x : array_like, shape (n, d), optional
+            Starts, in place of `n`.
+        direction : {"backward", "forward"}
+            From the prior to the source, or from the source to the prior. The forward process is the
+            reference until its net has been trained.
+        seed : int, optional
+            Equal seeds, equal draws. Default: a new one for every call, counted from the making or
+            loading of the bridge, so that a script gives the same draws again.
+        schedule : Schedule, optional
+            Other steps up to the same T; needs output "drift" and convention "grid".
+        final_noise : bool
+            Whether the last step, too, adds noise of variance 2 g. Training and the tables of population
+            values keep it; pictures are better without.
+
+        Returns
+        -------
+        ndarray, shape (n, d), float32
+            On the scale that training uses: uint8 data come out as -1 .. 1.
+
+        Raises
+        ------
+        RuntimeError
+            The backward net has not been trained.
+        TypeError, ValueError
+            An argument is of the wrong type, shape or range.
+        """
+        how = _sampling.Request(direction, seed, schedule, final_noise, paths=False)
+        return _sampling.sample(self, n, x, how)
+
+    def paths(
+        self,
+        start: int | ArrayLike,
+        *,
+        direction: Direction = "backward",
+        seed: int | None = None,
+        schedule: Schedule | None = None,
+        final_noise: bool = False,
+    ) -> F32:
+        """Whole simulated paths, shape (n, N + 1, d): [:, 0] are the starts, [:, -1] what `sample` gives.
+
+        `start` is the number of paths or their starts, shape (n, d); the rest as in `sample`. The states
+        of a backward path thus belong to the times T .. 0, those of a forward path to 0 .. T.
+        """
+        how = _sampling.Request(direction, seed, schedule, final_noise, paths=True)
+        if isinstance(start, (int, np.integer)):
+            return _sampling.sample(self, int(start), None, how)
+        return _sampling.sample(self, None, start, how)
+
+    def drift(self, x: ArrayLike, t: float | ArrayLike, direction: Direction = "backward") -> F32:
+        r"""Drift of a direction's own process per unit of time: (B(x) - x) / g or (F(x) - x) / g.
+
+        Parameters
+        ----------
+        x : array_like, shape (n, d)
+        t : float or array_like, shape (n,)
+            Times in [0, T], counted from the source in both directions. With output "drift" and
+            convention "grid" any time will do, otherwise a time of the grid that the direction leaves.
+        direction : {"backward", "forward"}
+
+        Returns
+        -------
+        ndarray, shape (n, d), float32
+            In units of data per unit of t. Half the difference, forward minus backward, is the velocity
+            of the probability flow; half their sum tends to grad log p_t.
+        """
+        return _sampling.drift(self, x, t, direction)
+
+    # ---- weights ----
+
+    def state_dict(self, direction: Direction, ema: bool = False) -> dict[str, F32]:
+        """Weights of one net by name, copied; with ema=True their moving average.
+
+        Names and shapes are PyTorch's, and for `MLP.official()` those of the released code, so that
+        ``model.load_state_dict({k: torch.from_numpy(v) for k, v in ...})`` works there.
+        """
+        return _weights.get(self, choice("direction", direction, DIRECTIONS), flag("ema", ema))
+
+    def load_state_dict(self, direction: Direction, weights: Mapping[str, ArrayLike]) -> None:
+        """Sets the weights of one net, and their moving average, and forgets Adam's moments.
+
+        `weights` maps the names of `state_dict` to arrays (or tensors) of the same shapes. The net then
+        counts as trained. RuntimeError while a half-bridge is under way: its pairs come from the old
+        weights.
+        """
+        _weights.set(self, choice("direction", direction, DIRECTIONS), weights)
+
+    def save(self, path: str | os.PathLike[str], data: bool | Literal["auto"] = "auto") -> None:
+        """Writes a checkpoint from which `dsb.load` goes on bit for bit.
+
+        The file (safetensors) holds both nets, Adam's state, averages, history, position and every
+        setting. It is written beside `path`, synced and renamed: whatever happens, `path` is either the
+        old file or the new one. May be called from a callback of `fit`, or from another thread.
+
+        Parameters
+        ----------
+        path : path-like
+        data : bool or "auto"
+            Whether to store the samples of source and prior too. "auto": where they take up to 64 MiB
+            together. Their SHA-256 is stored in any case, and checked by `dsb.load`.
+
+        Raises
+        ------
+        OSError
+            The file cannot be written: FileNotFoundError, PermissionError, no space left and so on.
+        """
+        from . import checkpoint
+
+        checkpoint.save(self, path, data)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Bridge cannot be pickled or copied: use save() and dsb.load()")
+
+    def __repr__(self) -> str:
+        return _build.describe(self)

@@ -1,0 +1,424 @@
+"""Checkpoints: safetensors files from which a bridge goes on bit for bit.
+
+Layout: one metadata entry "dsb" with JSON (settings, net, position, layout of the history, SHA-256 of
+every tensor), and tensors: planes `<direction>.theta`, `.m`, `.v`, `.ema` as the core lays them out,
+`history.loss`, `history.grad_norm`, `schedule.steps`, `reference.mean`, and for each end either
+`<end>.data` or `<end>.mean` and `<end>.cov`.
+
+A file is input from strangers. Everything that it claims is compared with the sizes in its header, which
+safetensors has compared with the length of the file, before anything of a claimed size is made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import warnings
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import _core
+from ._ends import End
+from ._settings import Settings
+from .gaussian import Gaussian
+from .history import DIRECTIONS, NOTHING, half_bridge
+from .nn import Graph
+from .reference import OU, Brownian
+from .schedule import MAX_STEPS, Schedule
+
+if TYPE_CHECKING:
+    from .bridge import Bridge
+
+FORMAT = 1
+KEY = "dsb"
+AUTO_DATA = 64 << 20
+MAX_HEADER = 16 << 20
+ENDS = ("source", "prior")
+POSITION = ("half_bridge", "step", "steps", "adam_backward", "adam_forward", "trained_backward",
+            "trained_forward")  # fmt: skip
+DTYPES = {"F32": "float32", "F64": "float64", "U8": "uint8"}
+
+_warned: set[tuple[str, str]] = set()
+
+
+class _Refusal(ValueError):
+    """What is wrong with a file; the name of the file is put before it."""
+
+
+# ---- writing ----
+
+
+def save(bridge: Bridge, path: str | os.PathLike[str], data: bool | Literal["auto"]) -> None:
+    """`Bridge.save`."""
+    from safetensors.numpy import save as serialise
+
+    if data not in (True, False, "auto"):
+        raise ValueError(f"data: expected True, False or 'auto', got {data!r}")
+    path = os.fspath(path)
+    if not isinstance(path, str):
+        raise TypeError(f"path: expected a path, got {path!r}")
+    tensors, told = _state(bridge, data)
+    told["sha256"] = {name: _digest(tensor) for name, tensor in sorted(tensors.items())}
+    text = json.dumps(told, allow_nan=False)
+    _write(path, serialise(tensors, metadata={KEY: text}))
+
+
+def _state(
+    bridge: Bridge, data: bool | Literal["auto"]
+) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Tensors and metadata, taken between two chunks of steps."""
+    settings = bridge.settings
+    tensors: dict[str, NDArray[Any]] = {"schedule.steps": bridge.schedule.steps}
+    with bridge._in_line(), bridge._turn:
+        parts = bridge._parts()
+        position = bridge._core.get_position()
+        for direction in DIRECTIONS:
+            for plane in _planes(settings):
+                tensors[f"{direction}.{plane}"] = bridge._core.get_plane(direction, plane)
+    empty = np.empty(0, np.float32)
+    tensors["history.loss"] = np.concatenate([empty, *(part.loss for part in parts)])
+    tensors["history.grad_norm"] = np.concatenate([empty, *(part.grad_norm for part in parts)])
+    reference = bridge.reference
+    if isinstance(reference, OU):
+        tensors["reference.mean"] = reference.mean
+    told = {
+        "format": FORMAT,
+        "version": _version(),
+        "isa": _core.isa(),
+        "net": bridge._graph.ops,
+        "net_label": bridge._label,
+        "settings": settings._asdict(),
+        "loss_weight": settings.loss_weight,
+        "reference": {"var": reference.var} if isinstance(reference, OU) else {},
+        "position": {name: position[name] for name in POSITION},
+        "history": [len(part.loss) for part in parts],
+        "ends": _save_ends(bridge._ends, data, tensors),
+    }
+    return tensors, told
+
+
+def _save_ends(
+    ends: tuple[End, End], data: bool | Literal["auto"], tensors: dict[str, NDArray[Any]]
+) -> list[dict[str, Any]]:
+    arrays = [end.data for end in ends if end.data is not None]
+    stored = sum(a.nbytes for a in arrays) <= AUTO_DATA if data == "auto" else bool(data)
+    told: list[dict[str, Any]] = []
+    for end in ends:
+        if end.gaussian is not None:
+            tensors[f"{end.name}.mean"] = end.gaussian.mean
+            tensors[f"{end.name}.cov"] = end.gaussian._cov
+            told.append({})
+            continue
+        if stored and end.data is not None:
+            tensors[f"{end.name}.data"] = end.data
+        assert end.shape is not None
+        scale, shift = end.scaling
+        told.append({"rows": end.shape[0], "columns": end.shape[1], "dtype": end.dtype,
+                     "scale": scale, "shift": shift, "sha256": end.fingerprint()})  # fmt: skip
+    return told
+
+
+def _write(path: str, content: bytes) -> None:
+    """Beside the target, synced, renamed: the target is the old file or the new one, never a part."""
+    target = os.path.realpath(path)  # a link stays a link
+    if os.path.isdir(target):
+        raise IsADirectoryError(21, "expected the path of a file, got a directory", path)
+    folder, name = os.path.split(target)
+    part = os.path.join(folder, f".{name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+    try:
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        with open(descriptor, "wb") as file:
+            with contextlib.suppress(FileNotFoundError):
+                os.fchmod(file.fileno(), os.stat(target).st_mode & 0o777)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, target)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.unlink(part)
+        if isinstance(error, OSError) and error.errno is not None:
+            raise type(error)(error.errno, error.strerror, path) from None  # not the part's name
+        raise
+    directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with contextlib.suppress(OSError):  # some file systems cannot sync a directory
+            os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+# ---- reading ----
+
+
+def load(path: str | os.PathLike[str], source: object = None, prior: object = None) -> Bridge:
+    """The bridge that `Bridge.save` wrote, ready to sample and to go on training bit for bit.
+
+    Parameters
+    ----------
+    path : path-like
+    source, prior : array_like, optional
+        The data of an end, where the file does not hold them. They must be the rows the bridge was made
+        with: their SHA-256 is compared. Without them the bridge samples, but does not fit.
+
+    Raises
+    ------
+    OSError
+        The file cannot be read: FileNotFoundError, PermissionError and so on.
+    ValueError
+        The file is truncated, damaged, not a checkpoint of dsb, or written by a newer version; or the
+        data given are not the ones it was made with. The message names the file.
+
+    Warns
+    -----
+    UserWarning
+        Once, where the file was made with another instruction set: the bits then differ from those of
+        an uninterrupted run, within rounding.
+    """
+    path = os.fspath(path)
+    try:
+        tensors, told = _read(str(path))
+        return _bridge(tensors, told, {"source": source, "prior": prior})
+    except _Refusal as refusal:
+        raise ValueError(f"{path}: {str(refusal)[:500]}") from refusal.__cause__
+    except MemoryError as error:
+        raise MemoryError(f"{path}: {error}") from None
+
+
+def _refuse(message: str, cause: BaseException | None = None) -> NoReturn:
+    raise _Refusal(message) from cause
+
+
+class _Tensors:
+    """Tensors by name; each is read when it is asked for, in the dtype and shape that are expected."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self.names = set(file.keys())
+        self.digests: dict[str, str] = {}
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        if name not in self.names:
+            _refuse(f"the tensor {name!r} is missing")
+        return tuple(self._file.get_slice(name).get_shape())
+
+    def take(self, name: str, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
+        found = DTYPES.get(self._file.get_slice(name).get_dtype()) if name in self.names else None
+        if self.shape(name) != shape or found != dtype:
+            _refuse(f"the tensor {name!r} has shape {self.shape(name)}, expected {dtype} {shape}")
+        tensor: NDArray[Any] = self._file.get_tensor(name)
+        if self.digests.get(name) != _digest(tensor):
+            _refuse(f"the tensor {name!r} is damaged: its SHA-256 differs")
+        return tensor
+
+
+def _read(path: str) -> tuple[_Tensors, dict[str, Any]]:
+    from safetensors import SafetensorError, safe_open
+
+    with open(path, "rb") as file:  # the usual OSError, and a word on what kind of file it is
+        head = file.read(9)
+        size = os.fstat(file.fileno()).st_size
+    length = int.from_bytes(head[:8], "little")
+    if len(head) < 9 or head[8:] != b"{":
+        _refuse("not a safetensors file, or cut off in its first bytes")
+    if length > min(MAX_HEADER, size - 8):
+        _refuse(f"truncated or not a checkpoint: its header claims {length} bytes of {size}")
+    try:
+        opened: Any = safe_open(path, framework="numpy")
+        metadata = opened.metadata() or {}
+    except SafetensorError as error:
+        _refuse(f"truncated or damaged: {error}", error)
+    if KEY not in metadata:
+        _refuse("a safetensors file, but not a checkpoint of dsb")
+    try:
+        told = json.loads(metadata[KEY], parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        _refuse(f"its metadata cannot be read: {error}", error)
+    if not isinstance(told, dict) or not _is_count(told.get("format")):
+        _refuse("its metadata is not that of a checkpoint of dsb")
+    if told["format"] > FORMAT:
+        by = f"{_word(told.get('version'), 20)}, format {told['format']}"
+        _refuse(f"written by a newer dsb ({by}); this is {_version()}, which reads format {FORMAT}")
+    tensors = _Tensors(opened)
+    tensors.digests = _field(told, "sha256", dict)
+    return tensors, told
+
+
+def _bridge(tensors: _Tensors, told: dict[str, Any], given: dict[str, object]) -> Bridge:
+    from ._fit import MAX_STEPS as MAX_FIT_STEPS
+    from .bridge import Bridge
+
+    try:
+        graph = Graph(_field(told, "net", list)).check()
+        settings = Settings.restored(_field(told, "settings", dict))
+    except (ValueError, TypeError) as error:
+        _refuse(f"its description of the bridge is wrong: {error}", error)
+    if told.get("loss_weight") != settings.loss_weight:
+        _refuse(f"its loss weight {told.get('loss_weight')!r} is not known")
+    planes = {
+        (direction, plane): tensors.take(f"{direction}.{plane}", "float32", (graph.plane,))
+        for direction in DIRECTIONS
+        for plane in _planes(settings)
+    }
+    for (direction, plane), values in planes.items():
+        if not np.isfinite(values).all() or (plane == "v" and (values < 0).any()):
+            _refuse(f"the tensor '{direction}.{plane}' holds values that no training leaves there")
+    position, parts = _history(tensors, told, MAX_FIT_STEPS)
+    ends = _load_ends(tensors, told, graph.dim, given)
+    bridge = Bridge.__new__(Bridge)
+    try:
+        schedule = Schedule(_vector(tensors, "schedule.steps", MAX_STEPS))
+        bridge._start(*ends, schedule, _reference(tensors, told, graph.dim), graph, settings)
+        for (direction, plane), values in planes.items():
+            bridge._core.set_plane(direction, plane, values)
+        log = parts.pop() if position["steps"] else None
+        if log is not None and position["step"]:
+            bridge._core.set_position(position, log.loss, log.grad_norm)
+        else:
+            bridge._core.set_position(position, NOTHING, NOTHING)
+    except (ValueError, TypeError) as error:
+        _refuse(f"its description of the bridge is wrong: {error}", error)
+    bridge._finished = parts
+    bridge._label = _word(told.get("net_label"), 120)
+    _warn_of_isa(_word(told.get("isa"), 40))
+    return bridge
+
+
+def _history(
+    tensors: _Tensors, told: dict[str, Any], most: int
+) -> tuple[dict[str, int], list[Any]]:
+    position = _field(told, "position", dict)
+    counts = _field(told, "history", list)
+    if set(position) != set(POSITION) or not all(map(_is_count, [*position.values(), *counts])):
+        _refuse("its position or history is not a list of counts")
+    half, step, steps = position["half_bridge"], position["step"], position["steps"]
+    if not (steps <= most and (step < steps or steps == step == 0)):
+        _refuse(f"step {step} of {steps} is no position in a half-bridge")
+    if len(counts) != half + (steps > 0) or (steps > 0 and counts[-1] != step):
+        _refuse(f"its history has {len(counts)} half-bridges, its position says {half}")
+    if max(position["trained_backward"], position["trained_forward"]) > 1:
+        _refuse("its position says neither trained nor untrained")
+    loss = tensors.take("history.loss", "float32", (sum(counts),))
+    norm = tensors.take("history.grad_norm", "float32", (sum(counts),))
+    edges = np.cumsum(counts, dtype=np.int64)[:-1]
+    pairs = zip(np.split(loss, edges), np.split(norm, edges), strict=True)
+    return position, [half_bridge(i, *pair) for i, pair in enumerate(pairs) if counts]
+
+
+def _load_ends(
+    tensors: _Tensors, told: dict[str, Any], dim: int, given: dict[str, object]
+) -> tuple[End, End]:
+    descriptions = _field(told, "ends", list)
+    if len(descriptions) != 2:
+        _refuse(f"expected a description of 2 ends, got {len(descriptions)}")
+    source, prior = (
+        _load_end(tensors, name, description, dim, given[name])
+        for name, description in zip(ENDS, descriptions, strict=True)
+    )
+    return source, prior
+
+
+def _load_end(tensors: _Tensors, name: str, told: object, dim: int, given: object) -> End:
+    if not isinstance(told, dict):
+        _refuse(f"its description of the {name} is wrong")
+    if not told:
+        if given is not None:
+            raise ValueError(
+                f"{name}: the checkpoint's {name} is a Gaussian, which it holds itself"
+            )
+        mean = tensors.take(f"{name}.mean", "float64", (dim,))
+        shape = tensors.shape(f"{name}.cov")
+        if shape != (dim,) * len(shape) or len(shape) > 2:
+            _refuse(f"the tensor '{name}.cov' has shape {shape} in dimension {dim}")
+        try:
+            return End(name, gaussian=Gaussian(mean, tensors.take(f"{name}.cov", "float64", shape)))
+        except ValueError as error:
+            _refuse(f"its {name} is wrong: {error}", error)
+    n: Any = told.get("rows")
+    dtype = told.get("dtype")
+    digest = told.get("sha256")
+    if not _is_count(n) or told.get("columns") != dim or dtype not in ("float32", "uint8"):
+        _refuse(f"its description of the {name} is wrong")
+    if given is not None:
+        end = End.of(name, given, dim)
+    elif f"{name}.data" in tensors.names:
+        data = tensors.take(f"{name}.data", str(dtype), (n, dim))
+        end = End.of(name, data, dim)
+    else:
+        end = End(name, shape=(n, dim), dtype=str(dtype), fingerprint=str(digest)[:64])
+    if [told.get("scale"), told.get("shift")] != list(end.scaling):
+        _refuse(f"its {name} has a scale that this version does not know")
+    if end.fingerprint() != digest or end.shape != (n, dim):
+        if given is None:
+            _refuse(f"its {name} data are damaged: their SHA-256 differs")
+        raise ValueError(
+            f"{name}: expected the {n} x {dim} rows that the checkpoint was made with, got "
+            f"{end!r} with another SHA-256"
+        )
+    return end
+
+
+def _reference(tensors: _Tensors, told: dict[str, Any], dim: int) -> OU | Brownian:
+    described = _field(told, "reference", dict)
+    if not described:
+        return Brownian()
+    return OU(_vector(tensors, "reference.mean", dim), _field(described, "var", float))
+
+
+def _vector(tensors: _Tensors, name: str, most: int) -> NDArray[np.float64]:
+    shape = tensors.shape(name)
+    if len(shape) != 1 or shape[0] > most:
+        _refuse(f"the tensor {name!r} has shape {shape}, expected a vector of at most {most}")
+    return tensors.take(name, "float64", shape)
+
+
+# ---- small things ----
+
+
+def _planes(settings: Settings) -> tuple[Any, ...]:
+    return ("theta", "m", "v", "ema") if settings.ema else ("theta", "m", "v")
+
+
+def _field(told: dict[str, Any], name: str, kind: type) -> Any:
+    if not isinstance(told.get(name), kind):
+        _refuse(f"its metadata lacks {name!r}")
+    return told[name]
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
+
+
+def _word(value: object, most: int) -> str:
+    """A name from a file, fit to be shown: nothing in it moves a terminal's cursor."""
+    return value[:most] if isinstance(value, str) and value.isprintable() else "?"
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number of a checkpoint")
+
+
+def _digest(tensor: NDArray[Any]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(tensor).data).hexdigest()
+
+
+def _version() -> str:
+    from . import __version__
+
+    return __version__
+
+
+def _warn_of_isa(made: str) -> None:
+    here = _core.isa()
+    if made != here and (made, here) not in _warned:
+        _warned.add((made, here))
+        warnings.warn(
+            f"this checkpoint was made with the instruction set {made}; with {here} it goes on equal "
+            "within rounding, not bit for bit",
+            stacklevel=4,
+        )

@@ -1,0 +1,226 @@
+"""Pictures of bridges, with Matplotlib (an extra: pip install schrodinger-bridge[plot]).
+
+The functions return a Matplotlib Figure that is registered nowhere: save it with `figure.savefig(path)`;
+a notebook shows it.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ._check import F32, F64, array, choice, integer
+
+try:
+    from matplotlib.figure import Figure
+except ImportError as error:
+    raise ImportError(
+        "dsb.plot needs Matplotlib: pip install schrodinger-bridge[plot]", name="matplotlib"
+    ) from error
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from .bridge import Bridge
+
+# Okabe and Ito's colours, told apart with any colour vision and in grey.
+BACKWARD, FORWARD, LINES = "#D55E00", "#0072B2", "#7F7F7F"
+
+
+class _Figure(Figure):
+    """A figure that a notebook shows without pyplot, and therefore once."""
+
+    def _repr_png_(self) -> bytes:
+        file = io.BytesIO()
+        self.savefig(file, format="png", dpi=100)
+        return file.getvalue()
+
+
+class Snapshot(NamedTuple):
+    """Paths of both directions after some number of IPF iterations."""
+
+    iteration: int
+    times: F64  # t_0 .. t_N
+    backward: F32  # [n, N + 1, d], from the prior to the source
+    forward: F32  # [n, N + 1, d], from the source to the prior
+
+
+class Projection(NamedTuple):
+    """Linear map to one or two coordinates, and what to call them."""
+
+    mean: F64
+    basis: F64  # [d, 1 or 2]
+    labels: tuple[str, ...]
+
+    def __call__(self, points: Any) -> F64:
+        projected: F64 = (np.asarray(points, dtype=np.float64) - self.mean) @ self.basis
+        return projected
+
+
+def snapshot(bridge: Bridge, n: int = 2000, seed: int = 0) -> Snapshot:
+    """n paths of each direction, for `marginals`; take one in a callback of `fit` to compare iterations."""
+    n = integer("n", n, 1)
+    backward = bridge.paths(n, direction="backward", seed=seed)
+    forward = bridge.paths(n, direction="forward", seed=seed)
+    return Snapshot(bridge.iteration, bridge.schedule.times, backward, forward)
+
+
+def marginals(
+    bridge: Bridge | Snapshot | Sequence[Snapshot],
+    *,
+    columns: int = 6,
+    view: str = "pca",
+) -> Figure:
+    """Where the paths are at `columns` times: two rows for each snapshot, one for each direction.
+
+    The backward row starts at the right, in the prior, and is to end in the source's distribution at
+    t = 0; the forward row starts at the left and is to end in the prior. All panels have the same
+    limits, which hold every point.
+
+    Parameters
+    ----------
+    bridge : Bridge, Snapshot or sequence of Snapshot
+        A bridge stands for its present snapshot.
+    columns : int
+        Times shown, from 2: evenly spread over the steps.
+    view : {"pca", "first"}
+        In more than two dimensions: the first two principal components of all paths, or the first two
+        coordinates; the labels say which.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    shots = _snapshots(bridge)
+    columns = integer("columns", columns, 2, 50)
+    at = np.unique(np.linspace(0, len(shots[0].times) - 1, columns).round().astype(int))
+    rows = [(shot, name) for shot in shots for name in ("backward", "forward")]
+    project = projection(np.concatenate([_in_time(*row)[:, at].reshape(-1, row[0].forward.shape[2])
+                                         for row in rows]), view)  # fmt: skip
+    panels = [[project(_in_time(*row)[:, k]) for k in at] for row in rows]
+    low, high = _limits(np.concatenate([p for line in panels for p in line]))
+    height = 1.7 * float((high - low)[-1] / (high - low)[0])  # of a panel 1.7 inches wide
+    size = 1.7 * len(at) + 0.9, (height + 0.08) * len(rows) + 0.6
+    figure = _Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(len(rows), len(at), sharex=True, sharey=True, squeeze=False)
+    across = project.labels[1] if len(project.labels) > 1 else "density"
+    for row, line, (shot, name) in zip(axes, panels, rows, strict=True):
+        colour = BACKWARD if name == "backward" else FORWARD
+        for ax, points in zip(row, line, strict=True):
+            _cloud(ax, points, low, high, colour)
+        arrow = "←" if name == "backward" else "→"
+        row[0].set_ylabel(f"IPF {shot.iteration}\n{name} {arrow}\n" + across)
+    for ax, k in zip(axes[0], at, strict=True):
+        end = {0: ", source", len(shots[0].times) - 1: ", prior"}.get(int(k), "")
+        ax.set_title(f"t = {shots[0].times[k]:.3g}{end}", fontsize="medium")
+    for ax in axes[-1]:
+        ax.set_xlabel(project.labels[0])
+    for ax in axes.flat:
+        ax.label_outer()
+    return figure
+
+
+def trajectories(paths: ArrayLike, *, times: ArrayLike | None = None, view: str = "pca") -> Figure:
+    """Paths as lines, with a ring at each start and a dot at each end.
+
+    Parameters
+    ----------
+    paths : array_like, shape (n, N + 1, d)
+        As `Bridge.paths` gives them, in the order of their direction; some fifty are readable.
+    times : array_like, shape (N + 1,), optional
+        For d = 1, where the horizontal axis is the time; default: number of the step.
+    view : {"pca", "first"}
+        As in `marginals`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    lines = array("paths", paths)
+    if lines.ndim != 3 or 0 in lines.shape or lines.dtype.kind != "f":
+        raise ValueError(
+            f"paths: expected floats of shape (n, N + 1, d), got {lines.dtype} of shape {lines.shape}"
+        )
+    project = projection(lines.reshape(-1, lines.shape[2]), view)
+    flat = project(lines)
+    figure = _Figure(figsize=(6.4, 6.0), layout="constrained")
+    ax = figure.subplots()
+    if flat.shape[2] == 1:
+        across = np.arange(flat.shape[1]) if times is None else array("times", times)
+        if across.shape != (flat.shape[1],):
+            raise ValueError(f"times: expected shape ({flat.shape[1]},), got {across.shape}")
+        flat = np.stack([np.broadcast_to(across, flat.shape[:2]), flat[:, :, 0]], axis=2)
+        ax.set_xlabel("step" if times is None else "t")
+        ax.margins(0.05)
+    else:
+        low, high = _limits(flat.reshape(-1, 2))
+        figure.set_figheight(6.4 * float((high - low)[1] / (high - low)[0]))
+        ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), xlabel=project.labels[0])
+        ax.set_aspect("equal")
+    ax.set_ylabel(project.labels[-1])
+    for line in flat:
+        ax.plot(line[:, 0], line[:, 1], color=LINES, linewidth=0.7, alpha=0.6)
+    rings, dots = {"mfc": "none", "mec": FORWARD, "mew": 1.3}, {"color": BACKWARD}
+    for at, label, look in ((0, "start", rings), (-1, "end", dots)):
+        ax.plot(flat[:, at, 0], flat[:, at, 1], "o", ms=5, label=label, zorder=3, **look)
+    figure.legend(loc="outside upper center", ncols=2, frameon=False)
+    return figure
+
+
+def projection(points: ArrayLike, view: str = "pca") -> Projection:
+    """The coordinates that the pictures show of points, shape (n, d): all of them where d is 1 or 2."""
+    found = np.asarray(points, dtype=np.float64)
+    d = found.shape[1]
+    choice("view", view, ("pca", "first"))
+    if d <= 2 or view == "first":
+        shown = min(d, 2)
+        names = ("x",) if d == 1 else ("$x_1$", "$x_2$")
+        labels = tuple(f"{name} of {d}" if d > 2 else name for name in names)
+        return Projection(np.zeros(d), np.eye(d)[:, :shown], labels)
+    mean = found.mean(axis=0)
+    values, vectors = np.linalg.eigh(np.cov(found, rowvar=False))
+    share = 100 * values[::-1] / values.sum()
+    basis = vectors[:, ::-1][:, :2]
+    basis = basis * np.sign(basis[np.abs(basis).argmax(axis=0), [0, 1]])  # else free to flip
+    return Projection(mean, basis, tuple(f"PC {i + 1} ({share[i]:.0f} %)" for i in range(2)))
+
+
+def _snapshots(given: Bridge | Snapshot | Sequence[Snapshot]) -> list[Snapshot]:
+    from .bridge import Bridge
+
+    if isinstance(given, Bridge):
+        return [snapshot(given)]
+    shots = [given] if isinstance(given, Snapshot) else list(given)
+    if not shots or not all(isinstance(shot, Snapshot) for shot in shots):
+        raise TypeError(f"bridge: expected a Bridge or snapshots of one, got {given!r:.80}")
+    return shots
+
+
+def _in_time(shot: Snapshot, name: str) -> F32:
+    """Paths in the order of t_0 .. t_N."""
+    return shot.backward[:, ::-1] if name == "backward" else shot.forward
+
+
+def _limits(points: F64) -> tuple[F64, F64]:
+    """Corners of the rectangle, or interval, that holds all points and a margin."""
+    low, high = points.min(axis=0), points.max(axis=0)
+    widest = max(float((high - low).max()), 1e-12)
+    half = np.maximum((high - low) / 2, 0.3 * widest) + 0.03 * widest
+    return (low + high) / 2 - half, (low + high) / 2 + half
+
+
+def _cloud(ax: Axes, points: F64, low: F64, high: F64, colour: str) -> None:
+    if points.shape[1] == 1:
+        ax.hist(points[:, 0], bins=50, range=(low[0], high[0]), density=True, color=colour)
+        ax.set_xlim(low[0], high[0])
+        return
+    alpha = float(np.clip(600 / len(points), 0.1, 0.8))
+    ax.scatter(
+        points[:, 0], points[:, 1], s=3, color=colour, alpha=alpha, linewidths=0, rasterized=True
+    )
+    ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
+    ax.set_aspect("equal")

@@ -1,0 +1,592 @@
+"""What the tests compare with, in float64 NumPy and written from the equations, not from the C code."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Op = dict[str, Any]
+Map = tuple[Array, Array]  # x -> A x + c
+
+# ---- Philox4x32-10 ----
+
+STREAMS = {
+    name: number
+    for number, name in enumerate(
+        ("init", "order", "prior", "noise", "shuffle", "pair", "sample", "start", "user"), 1
+    )
+}
+
+
+def stream_word(name: str, number: int = 0) -> int:
+    """First word of the counter: what is drawn, and for which half-bridge (or net)."""
+    return STREAMS[name] | number << 8
+
+
+def philox(key: tuple[int, int], *counter: Any) -> Array:
+    """Philox4x32-10 of the counter (c0, c1, c2, c3), each a number or an array: uint32 [..., 4]."""
+    low = np.uint64(0xFFFFFFFF)
+    c = [np.asarray(word, np.uint64) & low for word in np.broadcast_arrays(*counter)]
+    k = [np.uint64(word) for word in key]
+    for _ in range(10):
+        p0, p1 = np.uint64(0xD2511F53) * c[0], np.uint64(0xCD9E8D57) * c[2]
+        high0, high1 = p0 >> np.uint64(32), p1 >> np.uint64(32)
+        c = [high1 ^ c[1] ^ k[0], p1 & low, high0 ^ c[3] ^ k[1], p0 & low]
+        k = [(k[0] + np.uint64(0x9E3779B9)) & low, (k[1] + np.uint64(0xBB67AE85)) & low]
+    return np.stack(c, axis=-1).astype(np.uint32)
+
+
+def key_of(seed: int) -> tuple[int, int]:
+    """The key is the seed, low word first."""
+    return seed & 0xFFFFFFFF, seed >> 32
+
+
+def words(seed: int, stream: int, step: int, sample: int, rows: int, dim: int) -> Array:
+    """The words behind `rows` rows of `dim` numbers: a draw serves four columns."""
+    quads = np.arange((dim + 3) // 4)
+    sample = sample + np.arange(rows)[:, None]
+    return philox(key_of(seed), stream, step, sample, quads).reshape(rows, -1)
+
+
+def uniforms(seed: int, stream: int, step: int, sample: int, rows: int, dim: int) -> Array:
+    """(2k + 1) 2^-24 with the upper 23 bits of each word."""
+    bits = words(seed, stream, step, sample, rows, dim)[:, :dim]
+    return (2.0 * (bits >> 9) + 1.0) * 2.0**-24
+
+
+def box_muller(a: Array, b: Array) -> tuple[Array, Array]:
+    """Radius from the first word, angle 2 pi b / 2^32 from the second."""
+    radius = np.sqrt(-2.0 * np.log((2.0 * (a >> 9) + 1.0) * 2.0**-24))
+    angle = 2.0 * np.pi * b.astype(np.float64) / 2.0**32
+    return radius * np.cos(angle), radius * np.sin(angle)
+
+
+def normals(seed: int, stream: int, step: int, sample: int, rows: int, dim: int) -> Array:
+    """Standard normals [rows, dim] in float64."""
+    bits = words(seed, stream, step, sample, rows, dim).reshape(rows, -1, 2)
+    z = np.stack(box_muller(bits[..., 0], bits[..., 1]), axis=-1)
+    return z.reshape(rows, -1)[:, :dim]
+
+
+def permutation(seed: int, stream: int, step: int, n: int) -> list[int]:
+    """Eight Feistel rounds on the smallest power of two >= max(4, n), walked until inside."""
+    key = key_of(seed)
+    keys = [int(w) for i in (0, 1) for w in philox(key, stream, step, i, 0)]
+    bits = max(2, (n - 1).bit_length())
+    low_bits = bits // 2
+    low_mask, high_mask = (1 << low_bits) - 1, (1 << (bits - low_bits)) - 1
+
+    def mix(x: int, k: int) -> int:
+        x = (x ^ k) * 0xCC9E2D51 & 0xFFFFFFFF
+        x ^= x >> 15
+        x = x * 0x1B873593 & 0xFFFFFFFF
+        x ^= x >> 13
+        x = (x + k) * 0x85EBCA6B & 0xFFFFFFFF
+        return x ^ x >> 16
+
+    def scramble(i: int) -> int:
+        low, high = i & low_mask, i >> low_bits
+        for r in range(0, 8, 2):
+            low ^= mix(high, keys[r]) & low_mask
+            high ^= mix(low, keys[r + 1]) & high_mask
+        return high << low_bits | low
+
+    out = []
+    for i in range(n):
+        i = scramble(i)
+        while i >= n:
+            i = scramble(i)
+        out.append(i)
+    return out
+
+
+# ---- nets ----
+
+
+def embedding(t: Array, width: int, style: str) -> Array:
+    """[sin, cos] with frequencies 1e4^(-i/(h-1)), or [cos, sin] with 1e4^(-i/h)."""
+    h = width // 2
+    last = h - 1 if style == "sin_cos" else h
+    angle = t[:, None] * np.exp(-math.log(1e4) * np.arange(h) / last)
+    parts = (np.sin(angle), np.cos(angle))
+    return np.concatenate(parts if style == "sin_cos" else parts[::-1], axis=1)
+
+
+def sigmoid(x: Array) -> Array:
+    """1 / (1 + e^-x) without overflow."""
+    return 0.5 * (1.0 + np.tanh(0.5 * x))
+
+
+class Net64:
+    """The net of a list of ops in float64; planes are laid out as the core's."""
+
+    def __init__(self, ops: Sequence[Op]) -> None:
+        self.ops = list(ops)
+        self.places: dict[str, tuple[int, tuple[int, ...]]] = {}
+        self.plane = 0
+        width: dict[str, int] = {}
+        for op in self.ops:
+            ins = [width[i] for i in op.get("inputs", [])]
+            kind = op["op"]
+            width[op["name"]] = (
+                op.get("width", 1) if kind in ("input", "embed", "linear")
+                else sum(ins) if kind == "concat" else ins[0]
+            )  # fmt: skip
+            if kind == "linear":
+                self._place(op["name"] + ".weight", (op["width"], ins[0]))
+                self._place(op["name"] + ".bias", (op["width"],))
+        self.widths = width
+        self.output = self.ops[-1]["name"]
+
+    def _place(self, name: str, shape: tuple[int, ...]) -> None:
+        self.places[name] = (self.plane, shape)
+        self.plane += -(-math.prod(shape) // 16) * 16
+
+    def get(self, plane: Array, name: str) -> Array:
+        """The parameter `name` as a view of a plane."""
+        offset, shape = self.places[name]
+        return plane[offset : offset + math.prod(shape)].reshape(shape)
+
+    def forward(self, theta: Array, x: Array, t: Array) -> Array:
+        """y [rows, width of the output]; keeps every value for `backward`."""
+        x, t = np.asarray(x, np.float64), np.asarray(t, np.float64)
+        v: dict[str, Array] = {"x": x, "t": t}
+        for op in self.ops:
+            ins = [v[i] for i in op.get("inputs", [])]
+            name, kind = op["name"], op["op"]
+            if kind == "embed":
+                v[name] = embedding(t, op["width"], op.get("style", "sin_cos"))
+            elif kind == "linear":
+                w = self.get(theta, name + ".weight").astype(np.float64)
+                v[name] = ins[0] @ w.T + self.get(theta, name + ".bias")
+            elif kind == "leaky_relu":
+                v[name] = np.where(ins[0] > 0, ins[0], op.get("slope", 0.01) * ins[0])
+            elif kind == "silu":
+                v[name] = ins[0] * sigmoid(ins[0])
+            elif kind == "add":
+                v[name] = ins[0] + ins[1]
+            elif kind == "concat":
+                v[name] = np.concatenate(ins, axis=1)
+        self.values = v
+        return v[self.output]
+
+    def backward(self, theta: Array, dy: Array) -> tuple[Array, Array]:
+        """Gradients of sum(y dy) to the plane and to x, after `forward`."""
+        d = {n: np.zeros((len(dy), w)) for n, w in self.widths.items()}
+        d[self.output] += dy
+        grad = np.zeros(self.plane)
+        for op in reversed(self.ops):
+            name, kind, ins = op["name"], op["op"], op.get("inputs", [])
+            g = d[name]
+            if kind == "linear":
+                w = self.get(theta, name + ".weight").astype(np.float64)
+                self.get(grad, name + ".weight")[...] = g.T @ self.values[ins[0]]
+                self.get(grad, name + ".bias")[...] = g.sum(axis=0)
+                d[ins[0]] += g @ w
+            elif kind == "leaky_relu":
+                d[ins[0]] += g * np.where(self.values[ins[0]] > 0, 1.0, op.get("slope", 0.01))
+            elif kind == "silu":
+                x = self.values[ins[0]]
+                s = sigmoid(x)
+                d[ins[0]] += g * s * (1.0 + x * (1.0 - s))
+            elif kind == "add":
+                d[ins[0]] += g
+                d[ins[1]] += g
+            elif kind == "concat":
+                at = 0
+                for i in ins:
+                    d[i] += g[:, at : at + self.widths[i]]
+                    at += self.widths[i]
+        return grad, d["x"]
+
+
+def initial_weights(net: Net64, seed: int, draw: int) -> Array:
+    """Uniform on +-1/sqrt(fan in), PyTorch's layers, from the init stream."""
+    plane = np.zeros(net.plane)
+    for number, (name, (offset, shape)) in enumerate(net.places.items()):
+        size = math.prod(shape)
+        fan_in = net.places[name.rsplit(".", 1)[0] + ".weight"][1][1]
+        quads = -(-size // 4)
+        u = uniforms(seed, stream_word("init", draw), number, 0, quads, 4).ravel()[:size]
+        plane[offset : offset + size] = (2.0 * u - 1.0) / math.sqrt(fan_in)
+    return plane
+
+
+def mlp(
+    dim: int, width: int, depth: int = 2, embed: int = 16, act: str = "silu", residual: bool = False
+) -> list[Op]:
+    """[x, e(t)] through `depth` hidden layers, the later ones residual if wished."""
+    ops: list[Op] = [
+        {"op": "input", "name": "x", "width": dim},
+        {"op": "input", "name": "t"},
+        {"op": "embed", "name": "e", "inputs": ["t"], "width": embed, "style": "sin_cos"},
+        {"op": "concat", "name": "xe", "inputs": ["x", "e"]},
+    ]
+    last = "xe"
+    for i in range(depth):
+        ops.append({"op": "linear", "name": f"l{i}", "inputs": [last], "width": width})
+        ops.append({"op": act, "name": f"a{i}", "inputs": [f"l{i}"]})
+        if residual and i > 0:
+            ops.append({"op": "linear", "name": f"m{i}", "inputs": [f"a{i}"], "width": width})
+            ops.append({"op": "add", "name": f"r{i}", "inputs": [last, f"m{i}"]})
+        last = f"r{i}" if residual and i > 0 else f"a{i}"
+    ops.append({"op": "linear", "name": "out", "inputs": [last], "width": dim})
+    return ops
+
+
+def official_mlp(dim: int = 2) -> list[Op]:
+    """The released 2-D network; parameters are called as in its state_dict."""
+    ops: list[Op] = [{"op": "input", "name": "x", "width": dim}, {"op": "input", "name": "t"}]
+
+    def layers(name: str, last: str, widths: Sequence[int]) -> str:
+        for i, width in enumerate(widths):
+            if i > 0:
+                ops.append({"op": "leaky_relu", "name": f"{name}.act{i}", "inputs": [last]})
+                last = f"{name}.act{i}"
+            name_i = f"{name}.layers.{i}"
+            ops.append({"op": "linear", "name": name_i, "inputs": [last], "width": width})
+            last = name_i
+        return last
+
+    x = layers("x_encoder", "x", (16, 32))
+    ops.append({"op": "embed", "name": "e", "inputs": ["t"], "width": 16, "style": "sin_cos"})
+    t = layers("t_encoder", "e", (16, 32))
+    ops.append({"op": "concat", "name": "h", "inputs": [x, t]})
+    layers("net", "h", (128, 128, dim))
+    return ops
+
+
+# ---- optimiser ----
+
+
+@dataclass
+class Adam64:
+    """clip_grad_norm_, Adam and moving average, in PyTorch's order."""
+
+    theta: Array
+    rate: float
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    clip: float = 0.0
+    decay: float = 0.0
+    steps: int = 0
+    m: Array = field(init=False)
+    v: Array = field(init=False)
+    ema: Array = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.m, self.v = np.zeros_like(self.theta), np.zeros_like(self.theta)
+        self.ema = self.theta.copy()
+
+    def step(self, grad: Array, factor: float = 1.0) -> float:
+        """One step at `factor` times the rate; the norm of the gradient before clipping."""
+        norm = float(np.sqrt((grad**2).sum()))
+        if self.clip > 0.0:
+            grad = grad * min(1.0, self.clip / (norm + 1e-6))
+        self.steps += 1
+        self.m = self.beta1 * self.m + (1.0 - self.beta1) * grad
+        self.v = self.beta2 * self.v + (1.0 - self.beta2) * grad**2
+        root = np.sqrt(self.v / (1.0 - self.beta2**self.steps)) + self.epsilon
+        self.theta = self.theta - factor * self.rate * self.m / (1 - self.beta1**self.steps) / root
+        self.ema = self.decay * self.ema + (1.0 - self.decay) * self.theta
+        return norm
+
+
+# ---- the training loop, batch by batch ----
+
+
+@dataclass
+class Batch:
+    """What one gradient step reads."""
+
+    x: Array
+    target: Array
+    t: Array
+    weight: Array
+
+
+@dataclass
+class Training:
+    """A training run of the core retold in NumPy; names are those of the core's arguments."""
+
+    steps: Array
+    source: Any  # rows [n, d], or (mean, factor)
+    prior: Any
+    reference_mean: Array
+    reference_precision: float
+    seed: int = 0
+    batch: int = 8
+    refresh: int = 100
+    reuse: int = 1
+    antithetic: bool = False
+    closed_form: bool = True
+    objective: str = "dsb"
+    output: str = "drift"
+    convention: str = "grid"
+
+    def __post_init__(self) -> None:
+        self.g = np.asarray(self.steps, np.float64)
+        self.times = np.concatenate([[0.0], np.cumsum(self.g)])
+        self.n = len(self.g)
+        self.dim = len(self.reference_mean)
+
+    def label(self, state: int) -> float:
+        """tau of a state, 0 at the data, 1000 at the prior."""
+        return 1000.0 * self.times[state] / self.times[-1]
+
+    def reference(self, x: Array, g: float) -> Array:
+        """The mean after a step of the reference process."""
+        return x + g * self.reference_precision * (self.reference_mean - x)
+
+    def starts(self, end: Any, half_bridge: int, paths: Array) -> Array:
+        """Where paths start: a Gaussian draw each, or data in epochs, shuffled anew in each."""
+        if isinstance(end, tuple):
+            mean, factor = end
+            word = stream_word("prior", half_bridge)
+            z = [normals(self.seed, word, 0, int(p), 1, self.dim)[0] for p in paths]
+            return np.array(z) @ np.asarray(factor, np.float64).T + mean
+        word, n = stream_word("order", half_bridge), len(end)
+        orders = {e: permutation(self.seed, word, e, n) for e in {int(p) // n for p in paths}}
+        return np.array([end[orders[int(p) // n][int(p) % n]] for p in paths], np.float64)
+
+    def noise(self, stream: int, step: int, numbers: Array) -> Array:
+        """Normals of the samples `numbers`, consecutive ones."""
+        return normals(self.seed, stream, step, int(numbers[0]), len(numbers), self.dim)
+
+    def row(self, k: int, backward: bool, x: Array, mean: Array) -> tuple[Array, ...]:
+        """Training rows for the pair (k, k+1) from the inputs x and the means to be learnt."""
+        target = {
+            "mean": mean,
+            "step": mean - x,
+            "drift": (mean - x) / self.g[k],
+        }[self.output]
+        t = self.label(k + 1 if backward else k)
+        if self.convention == "official":  # told as step j of the simulating direction
+            j = k if backward else self.n - 1 - k
+            t = self.times[-1] - self.times[j + 1]
+        weight = self.g[k] / self.g.mean() if self.output == "drift" else 1.0
+        return x, target, np.full(len(x), t), np.full(len(x), weight)
+
+    def closed_pairs(self, first: int, units: int) -> list[Array]:
+        """[x, target, t, weight] of pairs of the reference, each [units, group, ...]."""
+        numbers = first + np.arange(units)
+        word = stream_word("pair", 0)
+        bits = philox(key_of(self.seed), word, 0, numbers, 0)[:, 0]
+        ks = (bits.astype(np.uint64) * np.uint64(self.n) >> np.uint64(32)).astype(int)
+        x0 = self.starts(self.source, 0, numbers)
+        z = self.noise(word, 1, numbers)
+        m = np.asarray(self.reference_mean, np.float64)
+        rows = []
+        for i, k in enumerate(ks):
+            a = 1.0 - self.g * self.reference_precision
+            big_a = [float(np.prod(a[:j])) for j in range(self.n + 1)]
+            v = [0.0]
+            for j in range(self.n):
+                v.append(a[j] ** 2 * v[j] + 2.0 * self.g[j])
+            for sign in (1.0, -1.0)[: 2 if self.antithetic else 1]:
+                centre = big_a[k + 1] * x0[i] + (1.0 - big_a[k + 1]) * m
+                x = centre + math.sqrt(v[k + 1]) * sign * z[i]
+                expected = big_a[k] * x0[i] + (1.0 - big_a[k]) * m
+                expected = expected + v[k] * a[k] / v[k + 1] * (x - centre)
+                if self.objective == "dsb":
+                    expected = (
+                        x + self.reference(expected, self.g[k]) - self.reference(x, self.g[k])
+                    )
+                rows.append(self.row(k, True, x[None], expected[None]))
+        return self.join(rows, units)
+
+    def join(self, rows: list[tuple[Array, ...]], units: int) -> list[Array]:
+        """Rows behind one another, then split into units."""
+        group = 2 if self.antithetic else 1
+        joined = [np.concatenate(column) for column in zip(*rows, strict=True)]
+        return [c.reshape(units, group, *c.shape[1:]) for c in joined]
+
+    def simulated_pairs(
+        self, half_bridge: int, first: int, paths: int, net: Callable[[Array, float], Array] | None
+    ) -> list[Array]:
+        """All pairs of `paths` paths of the other direction; unit = step * paths + path."""
+        backward = half_bridge % 2 == 0  # what is trained; the other one simulates
+        numbers = first + np.arange(paths)
+        x = self.starts(self.source if backward else self.prior, half_bridge, numbers)
+        pairs: list[list[Array]] = [[], [], [], []]
+        elapsed = 0.0
+        for j in range(self.n):
+            k = j if backward else self.n - 1 - j
+            elapsed += self.g[j]
+            told = self.label(k if backward else k + 1)
+            told = elapsed if self.convention == "official" else told
+
+            def mean_of(y: Array, k: int = k, told: float = told) -> Array:
+                if net is None:
+                    return self.reference(y, self.g[k])
+                o = net(y, told)
+                return {"mean": o, "step": y + o, "drift": y + self.g[k] * o}[self.output]
+
+            mean = mean_of(x)
+            z = self.noise(stream_word("noise", half_bridge), j, numbers)
+            members = []
+            for sign in (1.0, -1.0)[: 2 if self.antithetic else 1]:
+                after = mean + sign * math.sqrt(2.0 * self.g[k]) * z
+                target = x if self.objective == "simplified" else after + mean - mean_of(after)
+                members.append((after, self.row(k, backward, after, target)))
+            for column, parts in zip(
+                pairs, zip(*(m[1] for m in members), strict=True), strict=True
+            ):
+                column.append(np.stack(parts, axis=1))
+            x = members[0][0]
+        return [np.concatenate(column) for column in pairs]
+
+    def batches(
+        self, half_bridge: int, steps: int, net: Callable[[Array, float], Array] | None
+    ) -> Iterator[Batch]:
+        """The batch of every gradient step; `net` is the other direction's, None: the reference."""
+        group = 2 if self.antithetic else 1
+        closed = half_bridge == 0 and self.closed_form
+
+        def size(gradient_steps: int) -> tuple[int, int]:
+            units = -(-gradient_steps * self.batch // group // self.reuse)
+            return units, units if closed else -(-units // self.n)
+
+        for window in range(-(-steps // self.refresh)):
+            todo = min(self.refresh, steps - window * self.refresh)
+            units, draws = size(todo)
+            first = window * size(self.refresh)[1]
+            if closed:
+                pairs, stored = self.closed_pairs(first, draws), draws
+            else:
+                pairs, stored = self.simulated_pairs(half_bridge, first, draws, net), draws * self.n
+            word = stream_word("shuffle", half_bridge)
+            order = permutation(self.seed, word, window, stored)
+            reads = []
+            for i in range(todo * self.batch // group):
+                turn, place = divmod(i, units)
+                if turn > 0:
+                    place = permutation(self.seed, word, window | turn << 24, units)[place]
+                reads.append(order[place])
+            for s in range(todo):
+                chosen = reads[s * self.batch // group : (s + 1) * self.batch // group]
+                yield Batch(*(c[chosen].reshape(self.batch, *c.shape[2:]) for c in pairs))
+
+
+# ---- Gaussian answers ----
+
+
+def half_bridge(
+    maps: Sequence[Map], mean: Array, cov: Array, g: Sequence[float], objective: str
+) -> list[Map]:
+    """Perfect regression on paths of `maps` with noise 2 g: the other direction's maps, in its order."""
+    eye = np.eye(len(mean))
+    learnt: list[Map] = []
+    for (a, c), step in zip(maps, g, strict=True):
+        next_mean, next_cov = a @ mean + c, a @ cov @ a.T + 2.0 * step * eye
+        gain = cov @ a.T @ np.linalg.inv(next_cov)
+        h = mean - gain @ next_mean
+        learnt.append((gain, h) if objective == "simplified" else (eye + a @ (gain - eye), a @ h))
+        mean, cov = next_mean, next_cov
+    return learnt[::-1]
+
+
+def end_of(
+    maps: Sequence[Map], mean: Array, cov: Array, g: Sequence[float]
+) -> tuple[Array, Array, Array]:
+    """Mean and covariance at the end of the chain, and Cov(start, end)."""
+    eye, cross = np.eye(len(mean)), cov
+    for (a, c), step in zip(maps, g, strict=True):
+        mean, cov, cross = a @ mean + c, a @ cov @ a.T + 2.0 * step * eye, cross @ a.T
+    return mean, cov, cross
+
+
+def population_dsb(
+    source: tuple[Array, Array],
+    prior: tuple[Array, Array],
+    g: Sequence[float],
+    reference: tuple[Array, float],
+    iterations: int,
+    objective: str = "dsb",
+) -> list[dict[str, tuple[Array, Array, Array]]]:
+    """Per iteration, for "backward" and "forward": mean and covariance at the end, Cov(start, end)."""
+    centre, precision = np.atleast_1d(reference[0]), reference[1]
+    ends = [tuple(np.atleast_1d(np.asarray(p, np.float64)) for p in e) for e in (source, prior)]
+    (m0, s0), (m1, s1) = ((m, s.reshape(len(m), len(m))) for m, s in ends)
+    eye, back = np.eye(len(m0)), list(g)[::-1]
+    forward = [((1.0 - step * precision) * eye, step * precision * centre) for step in g]
+    found = []
+    for _ in range(iterations):
+        backward = half_bridge(forward, m0, s0, g, objective)
+        forward = half_bridge(backward, m1, s1, back, objective)
+        found.append(
+            {"backward": end_of(backward, m1, s1, back), "forward": end_of(forward, m0, s0, g)}
+        )
+    return found
+
+
+# ---- exact IPF on samples, and its yardstick ----
+
+
+def logsumexp(a: Array, axis: int) -> Array:
+    """log sum exp along an axis."""
+    top = a.max(axis=axis, keepdims=True)
+    return (top + np.log(np.exp(a - top).sum(axis=axis, keepdims=True))).squeeze(axis)
+
+
+def exact_ipf(
+    x: Array, y: Array, g: Sequence[float], reference: tuple[Array, float], iterations: int
+) -> list[Array]:
+    """Weights of the rows of x under the backward process after each iteration, log domain.
+
+    x and y are samples of the ends; the reference's N-step transition is Gaussian.
+    """
+    centre, precision = reference
+    a = 1.0 - np.asarray(g) * precision
+    product, v = 1.0, 0.0
+    for step, factor in zip(g, a, strict=True):
+        product, v = product * factor, factor**2 * v + 2.0 * step
+    at = product * x + (1.0 - product) * centre
+    log_k = -(((at[:, None] - y[None]) ** 2).sum(axis=2)) / (2.0 * v)
+    potential = np.full(len(x), -math.log(len(x)))  # of the data end; the prior's follows
+    found = []
+    for _ in range(iterations):
+        other = -math.log(len(y)) - logsumexp(potential[:, None] + log_k, 0)
+        row = logsumexp(log_k + other[None], 1)
+        found.append(np.exp(potential + row))
+        potential = -math.log(len(x)) - row
+    return found
+
+
+def sliced_w2(x: Array, y: Array, directions: int = 200) -> float:
+    """Root mean over directions of the squared 2-Wasserstein distance of equally many points."""
+    u = np.random.default_rng(0).normal(size=(x.shape[1], directions))
+    u /= np.linalg.norm(u, axis=0)
+    return float(np.sqrt(((np.sort(x @ u, axis=0) - np.sort(y @ u, axis=0)) ** 2).mean()))
+
+
+def swiss_roll(n: int, seed: int) -> Array:
+    """Columns 0 and 2 of scikit-learn's, minus the joint mean, over the joint deviation, times 7."""
+    rng = np.random.default_rng(seed)
+    t = 1.5 * np.pi * (1.0 + 2.0 * rng.uniform(size=n))
+    x = np.stack([t * np.cos(t), t * np.sin(t)], axis=1)
+    return 7.0 * (x - x.mean()) / x.std()
+
+
+# ---- other processes ----
+
+
+def run_python(code: str, isa: str | None = None, timeout: float = 120.0) -> str:
+    """Standard output of a Python process of its own, on an instruction set if one is named."""
+    env = os.environ | ({"DSB_ISA": isa} if isa else {})
+    env["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=timeout
+    )
+    assert done.returncode == 0, f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
