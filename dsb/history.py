@@ -14,7 +14,7 @@ Direction = Literal["backward", "forward"]
 DIRECTIONS: tuple[Direction, Direction] = ("backward", "forward")
 
 
-# An empty log. NumPy gives np.empty(0) the stride 0, which the core does not take for contiguous.
+# An empty log.
 NOTHING: F32 = np.zeros(0, np.float32)
 
 
