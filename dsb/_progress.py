@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from types import TracebackType
 from typing import Any
 
@@ -13,7 +14,9 @@ class Progress:
     def __init__(self, shown: bool | None, total: int) -> None:
         self._bar: Any = None
         if _wanted(shown):
-            from tqdm.auto import tqdm  # 50 ms: only where a bar is drawn
+            with warnings.catch_warnings():  # without widgets a notebook shows the bar as text
+                warnings.filterwarnings("ignore", message="IProgress not found")
+                from tqdm.auto import tqdm  # 50 ms: only where a bar is drawn
 
             self._bar = tqdm(total=total, unit="step", dynamic_ncols=True)
 
