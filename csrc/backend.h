@@ -82,10 +82,9 @@ typedef struct dsb_read_order {
 
 /* What changes from step to step. Lives in device memory, so that a recorded step can be replayed. */
 typedef struct dsb_step {
-    double norm_squared; /* of the gradient, set by the trainer from the partial sums */
-    float rate;          /* learning rate / (1 - beta1^t) */
-    float root;          /* 1 / sqrt(1 - beta2^t) */
-    float clip;          /* factor that brings the gradient's norm to the bound, at most 1 */
+    float rate; /* learning rate / (1 - beta1^t) */
+    float root; /* 1 / sqrt(1 - beta2^t) */
+    float clip; /* factor that brings the gradient's norm to the bound, at most 1 */
 } dsb_step;
 
 typedef struct dsb_adam {

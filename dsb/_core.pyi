@@ -66,7 +66,8 @@ class Bridge:
     """Nets of both directions, their optimisers, the cache and the loop. One lock per object.
 
     Ends: data `source`/`prior` as [n, d] float32 or uint8 with value * scale + shift, or a Gaussian
-    given by `*_mean` [d] float32 and `*_factor` (lower triangular [d, d] float32).
+    given by `*_mean` [d] float32 and `*_factor` (lower triangular [d, d] float32), or without a
+    factor by `*_deviation`, its standard deviation in every coordinate.
     """
 
     def __new__(
@@ -78,11 +79,13 @@ class Bridge:
         source_shift: float = 0.0,
         source_mean: F32 | None = None,
         source_factor: F32 | None = None,
+        source_deviation: float = 1.0,
         prior: NDArray[Any] | None = None,
         prior_scale: float = 1.0,
         prior_shift: float = 0.0,
         prior_mean: F32 | None = None,
         prior_factor: F32 | None = None,
+        prior_deviation: float = 1.0,
         reference_mean: F32,
         reference_precision: float,  # 1 / v; 0: Brownian
         steps: F64,  # g_0 .. g_{N-1}
@@ -120,14 +123,14 @@ class Bridge:
     def steps(self) -> int: ...  # of the current half-bridge, 0: not begun
     def memory(
         self,
-    ) -> dict[str, int]: ...  # bytes: planes, gradients, activations, weights, cache, total
+    ) -> dict[str, int]: ...  # bytes: planes, gradients, activations, weights, cache, ends, total
     def begin(self, steps: int, /) -> None: ...  # starts the next half-bridge; an error inside one
     def run(self, steps: int, seconds: float = 0.1, /) -> int: ...
     """At most `steps` more gradient steps of the current half-bridge, returning at the first step
     boundary after `seconds`; how many were done. Raises KeyboardInterrupt at a step boundary,
     FloatingPointError (nothing updated; step, direction, op and tensor named)."""
-    def log(self) -> tuple[F32, F32]: ...
-    """Loss and gradient norm of every step done in the current (or the last finished) half-bridge."""
+    def log(self, first: int = 0, /) -> tuple[F32, F32]: ...
+    """Loss and gradient norm of each step from `first` on, in the current or last half-bridge."""
     def trained(self, direction: Direction, /) -> bool: ...
     def sample(
         self,

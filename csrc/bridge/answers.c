@@ -7,33 +7,22 @@ typedef struct sampling {
     dsb_bridge *bridge;
     const dsb_process *process;
     const dsb_sample_request *request;
-    int64_t first_chunk;
 } sampling;
+
+static int64_t
+chunks_of(int64_t rows)
+{
+    return (rows + DSB_CHUNK - 1) / DSB_CHUNK;
+}
 
 static void
 sample_chunk(void *context, int64_t task, int worker)
 {
     const sampling *s = context;
-    int64_t first = (s->first_chunk + task) * DSB_CHUNK, left = s->request->n - first;
+    int64_t first = task * DSB_CHUNK, left = s->request->n - first;
 
     dsb_walker_sample(s->bridge->workers[worker].walker, s->process, s->request, first,
                       left < DSB_CHUNK ? (int)left : DSB_CHUNK);
-}
-
-static dsb_status
-run_chunks(sampling *s, dsb_tick tick)
-{
-    int64_t chunks = (s->request->n + DSB_CHUNK - 1) / DSB_CHUNK, span = 32 * s->bridge->n_workers;
-
-    for (; s->first_chunk < chunks; s->first_chunk += span) {
-        int64_t n = chunks - s->first_chunk < span ? chunks - s->first_chunk : span;
-
-        s->bridge->be->parallel(s->bridge->n_workers, n, sample_chunk, s);
-        if (tick.stop != NULL && tick.stop(tick.context)) {
-            return DSB_ERR_INTERRUPTED;
-        }
-    }
-    return DSB_OK;
 }
 
 static dsb_status
@@ -75,55 +64,92 @@ dsb_bridge_sample(dsb_bridge *bridge, dsb_direction direction, int n, const doub
         process.steps = &steps;
     }
     if (status == DSB_OK) {
-        status = run_chunks(&s, tick);
+        status = dsb_run_chunks(bridge->be, bridge->n_workers, chunks_of(request->n), sample_chunk,
+                                &s, tick);
     }
     dsb_steps_clear(&steps);
     dsb_schedule_clear(&schedule);
     return status;
 }
 
-/* Neighbouring rows with equal t go together. */
-dsb_status
-dsb_bridge_drift(dsb_bridge *bridge, dsb_direction direction, int64_t n, const float *x,
-                 const float *t, float *out)
+typedef struct drifting {
+    dsb_bridge *bridge;
+    const dsb_process *process;
+    int64_t n;
+    const float *x, *t;
+    float *out;
+} drifting;
+
+/* Whether the process' net answers at any time; otherwise at the states of the grid only. */
+static bool
+is_continuous(const dsb_bridge *bridge, const dsb_process *process)
 {
-    bool continuous =
-        bridge->config.output == DSB_OUTPUT_DRIFT && bridge->config.convention == DSB_GRID;
-    dsb_walker *walker;
-    const dsb_steps *steps = &bridge->steps[direction];
-    dsb_process process;
+    return process->weights == NULL ||
+           (bridge->config.output == DSB_OUTPUT_DRIFT && bridge->config.convention == DSB_GRID);
+}
+
+/* A chunk of rows; neighbours with equal t go together. */
+static void
+drift_chunk(void *context, int64_t task, int worker)
+{
+    const drifting *d = context;
+    const dsb_bridge *bridge = d->bridge;
+    dsb_walker *walker = bridge->workers[worker].walker;
+    const dsb_steps *steps = &bridge->steps[d->process->direction];
+    int64_t dim = walker->dim, first = task * DSB_CHUNK;
+    int64_t last = first + DSB_CHUNK < d->n ? first + DSB_CHUNK : d->n;
     double g = 1.0;
-    float label = 0.0f;
+    float label;
     dsb_steps one = {.n = 1, .g = &g, .label = &label};
-    int64_t dim = dsb_net_dim(bridge->net);
+    dsb_process process = *d->process;
 
-    DSB_TRY(dsb_bridge_workers(bridge));
-    DSB_TRY(dsb_bridge_process(bridge, direction, &bridge->sampling, &process));
-    walker = bridge->workers[0].walker;
     process.steps = &one;
-    for (int64_t r = 0, rows; r < n; r += rows) {
-        double time = (double)t[r];
-
-        for (rows = 1; rows < DSB_CHUNK && r + rows < n && t[r + rows] == t[r];) {
-            rows++;
+    for (int64_t r = first, end; r < last; r = end) {
+        for (end = r + 1; end < last && d->t[end] == d->t[r];) {
+            end++;
         }
-        DSB_REQUIRE(time >= 0.0 && time <= bridge->schedule.t[bridge->schedule.n] * (1.0 + 1e-6),
-                    "t must lie in [0, %g], got %g", bridge->schedule.t[bridge->schedule.n], time);
-        if (continuous || process.weights == NULL) {
-            label = dsb_schedule_label(&bridge->schedule, time);
+        if (is_continuous(bridge, d->process)) {
+            label = dsb_schedule_label(&bridge->schedule, (double)d->t[r]);
         } else {
-            int j = dsb_schedule_find(&bridge->schedule, direction, time);
+            int j = dsb_schedule_find(&bridge->schedule, process.direction, (double)d->t[r]);
 
-            DSB_REQUIRE(j >= 0,
-                        "t = %g is no state that the %s process leaves; a net with output='drift' "
-                        "and convention='grid' answers at any t",
-                        time, direction == DSB_BACKWARD ? "backward" : "forward");
             g = steps->g[j];
             label = steps->label[j];
         }
-        dsb_walker_load(walker, x + r * dim, (int)rows);
-        dsb_walker_drift(walker, &process, 0, (int)rows, walker->mean);
-        dsb_walker_store(walker, walker->mean, (int)rows, out + r * dim);
+        dsb_walker_load(walker, d->x + r * dim, (int)(end - r));
+        dsb_walker_drift(walker, &process, 0, (int)(end - r), walker->mean);
+        dsb_walker_store(walker, walker->mean, (int)(end - r), d->out + r * dim);
+    }
+}
+
+static dsb_status
+check_times(const dsb_bridge *bridge, const dsb_process *process, int64_t n, const float *t)
+{
+    double span = bridge->schedule.span;
+
+    for (int64_t r = 0; r < n; r++) {
+        double time = (double)t[r];
+
+        DSB_REQUIRE(time >= 0.0 && time <= span * (1.0 + 1e-6), "t must lie in [0, %g], got %g",
+                    span, time);
+        DSB_REQUIRE(is_continuous(bridge, process) ||
+                        dsb_schedule_find(&bridge->schedule, process->direction, time) >= 0,
+                    "t = %g is no state that the %s process leaves; a net with output='drift' and "
+                    "convention='grid' answers at any t",
+                    time, process->direction == DSB_BACKWARD ? "backward" : "forward");
     }
     return DSB_OK;
+}
+
+dsb_status
+dsb_bridge_drift(dsb_bridge *bridge, dsb_direction direction, int64_t n, const float *x,
+                 const float *t, float *out, dsb_tick tick)
+{
+    dsb_process process;
+    drifting d = {bridge, &process, n, x, t, out};
+
+    DSB_TRY(dsb_bridge_workers(bridge));
+    DSB_TRY(dsb_bridge_process(bridge, direction, &bridge->sampling, &process));
+    DSB_TRY(check_times(bridge, &process, n, t));
+    return dsb_run_chunks(bridge->be, bridge->n_workers, chunks_of(n), drift_chunk, &d, tick);
 }

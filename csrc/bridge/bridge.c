@@ -46,8 +46,8 @@ check_training(const dsb_bridge_config *c)
     DSB_REQUIRE(c->reuse >= 1 && c->reuse <= 255, "reuse must lie in 1 .. 255, got %d", c->reuse);
     DSB_REQUIRE(c->cache_bytes >= 0, "cache_bytes must not be negative, got %lld",
                 (long long)c->cache_bytes);
-    DSB_REQUIRE(c->rate.rate > 0.0 && isfinite(c->rate.rate),
-                "learning_rate must be positive, got %g", c->rate.rate);
+    DSB_REQUIRE(c->rate.rate > 0.0 && c->rate.rate <= 1e6,
+                "learning_rate must lie in (0, 1e6], got %g", c->rate.rate);
     DSB_REQUIRE(c->rate.clip >= 0.0 && isfinite(c->rate.clip), "clip must not be negative, got %g",
                 c->rate.clip);
     DSB_REQUIRE(c->adam.beta1 >= 0.0f && c->adam.beta1 < 1.0f, "beta1 must lie in [0, 1), got %g",
@@ -94,17 +94,22 @@ cache_shape(const dsb_bridge_config *c)
                              .n = c->n};
 }
 
-/* The largest refresh, at most the one asked for, whose window fits in cache_bytes. */
+/* A refresh, at most the one asked for, whose window fits in cache_bytes and can be numbered. */
 static dsb_status
 bound_refresh(dsb_bridge_config *c)
 {
     dsb_cache_shape shape = cache_shape(c);
+    size_t bound = c->cache_bytes > 0 ? (size_t)c->cache_bytes : SIZE_MAX;
 
     while (c->cache_bytes > 0 && shape.refresh > 1 &&
-           dsb_cache_bytes(&shape) > (size_t)c->cache_bytes) {
+           (!dsb_cache_countable(&shape) || dsb_cache_bytes(&shape) > bound)) {
         shape.refresh = shape.refresh * 9 / 10;
     }
-    DSB_REQUIRE(c->cache_bytes == 0 || dsb_cache_bytes(&shape) <= (size_t)c->cache_bytes,
+    DSB_REQUIRE(
+        dsb_cache_countable(&shape),
+        "a window of the cache holds at most 2^32 - 1 rows: lower refresh (%d) or batch (%d)",
+        shape.refresh, c->batch);
+    DSB_REQUIRE(dsb_cache_bytes(&shape) <= bound,
                 "cache_bytes = %lld is too small: the rows of one gradient step take %zu bytes",
                 (long long)c->cache_bytes, dsb_cache_bytes(&shape));
     c->refresh = shape.refresh;
@@ -125,9 +130,11 @@ memory_of(const dsb_bridge_config *c, const dsb_plan *train, const dsb_plan *inf
                                           sizeof(float) * (size_t)(c->microbatch * row)),
         .weights = dsb_weights_bytes(c->net, true) + 2 * dsb_weights_bytes(c->net, false),
         .cache = dsb_cache_bytes(&shape),
+        .ends = dsb_source_bytes(shape.dim, c->source.factor != NULL) +
+                dsb_source_bytes(shape.dim, c->prior.factor != NULL),
     };
 
-    m.total = m.planes + m.gradients + m.activations + m.weights + m.cache;
+    m.total = m.planes + m.gradients + m.activations + m.weights + m.cache + m.ends;
     return m;
 }
 
@@ -178,9 +185,8 @@ init_end(dsb_source *source, const dsb_backend *be, const dsb_end *end, int64_t 
          const char *name)
 {
     if (end->rows.data == NULL) {
-        DSB_REQUIRE(end->mean != NULL && end->factor != NULL, "%s: expected rows or a Gaussian",
-                    name);
-        return dsb_source_gaussian(source, be, dim, end->mean, end->factor);
+        DSB_REQUIRE(end->mean != NULL, "%s: expected rows or a Gaussian", name);
+        return dsb_source_gaussian(source, be, dim, end->mean, end->deviation, end->factor);
     }
     DSB_REQUIRE(end->rows.dim == dim, "%s has %lld columns where the net has %lld", name,
                 (long long)end->rows.dim, (long long)dim);
@@ -216,6 +222,16 @@ init_model(dsb_bridge *bridge, const dsb_bridge_config *c)
     return DSB_OK;
 }
 
+/* Nothing large is allocated before this. */
+static dsb_status
+init_plans(dsb_bridge *bridge)
+{
+    DSB_TRY(dsb_plan_create(bridge->net, DSB_TRAIN, bridge->config.microbatch, false,
+                            &bridge->train_plan));
+    DSB_TRY(dsb_plan_create(bridge->net, DSB_INFER, DSB_CHUNK, false, &bridge->infer_plan));
+    return check_memory(bridge);
+}
+
 static dsb_status
 init_memory(dsb_bridge *bridge)
 {
@@ -223,9 +239,6 @@ init_memory(dsb_bridge *bridge)
     const dsb_net *net = bridge->net;
     dsb_cache_shape shape = cache_shape(c);
 
-    DSB_TRY(dsb_plan_create(net, DSB_TRAIN, c->microbatch, false, &bridge->train_plan));
-    DSB_TRY(dsb_plan_create(net, DSB_INFER, DSB_CHUNK, false, &bridge->infer_plan));
-    DSB_TRY(check_memory(bridge));
     for (int i = 0; i < 2; i++) {
         DSB_TRY(dsb_learner_init(&bridge->learners[i], net, bridge->be, c->adam.ema > 0.0f));
         DSB_TRY(dsb_learner_reset(&bridge->learners[i], c->seed, (uint32_t)i));
@@ -254,10 +267,13 @@ dsb_bridge_create(const dsb_bridge_config *config, const dsb_backend *be, dsb_br
     bridge->simulating_for = -1;
     status = fill_lanes(&bridge->config);
     if (status == DSB_OK) {
-        status = init_model(bridge, config);
+        status = bound_refresh(&bridge->config);
     }
     if (status == DSB_OK) {
-        status = bound_refresh(&bridge->config);
+        status = init_plans(bridge);
+    }
+    if (status == DSB_OK) {
+        status = init_model(bridge, config);
     }
     if (status == DSB_OK) {
         status = init_memory(bridge);

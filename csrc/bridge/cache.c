@@ -31,6 +31,21 @@ capacity_of(const dsb_cache_shape *shape)
     return dsb_cache_stored(shape, shape->refresh) * shape->group;
 }
 
+bool
+dsb_cache_countable(const dsb_cache_shape *shape)
+{
+    return capacity_of(shape) <= UINT32_MAX;
+}
+
+int64_t
+dsb_cache_draws(const dsb_cache_shape *shape, int64_t steps)
+{
+    int64_t each = shape->closed_form ? dsb_cache_units(shape, shape->refresh)
+                                      : paths_of(shape, shape->refresh);
+
+    return ((steps + shape->refresh - 1) / shape->refresh) * each;
+}
+
 size_t
 dsb_cache_bytes(const dsb_cache_shape *shape)
 {
@@ -68,8 +83,7 @@ typedef struct filling {
     const dsb_fill *fill;
     int64_t total;      /* paths, or units in closed form */
     int64_t first_path; /* number of the window's first within the half-bridge */
-    int64_t first_chunk;
-    const float *gtw; /* device copy of the trainee's table */
+    const float *gtw;   /* device copy of the trainee's table */
 } filling;
 
 static void
@@ -108,7 +122,7 @@ simulate_chunk(void *context, int64_t task, int worker)
     dsb_walker *walker = fill->walkers[worker];
     const dsb_backend *be = walker->be;
     uint32_t h = (uint32_t)fill->half_bridge;
-    int64_t path = (f->first_chunk + task) * DSB_CHUNK, first = f->first_path + path;
+    int64_t path = task * DSB_CHUNK, first = f->first_path + path;
     int rows = f->total - path < DSB_CHUNK ? (int)(f->total - path) : DSB_CHUNK;
     dsb_starts starts = {fill->seed, dsb_stream_word(DSB_STREAM_ORDER, h),
                          dsb_stream_word(DSB_STREAM_PRIOR, h)};
@@ -141,8 +155,7 @@ draw_chunk(void *context, int64_t task, int worker)
     const dsb_backend *be = walker->be;
     const float *m = fill->process->reference->mean;
     uint32_t h = (uint32_t)fill->half_bridge, stream = dsb_stream_word(DSB_STREAM_PAIR, h), bits[4];
-    int64_t unit = (f->first_chunk + task) * DSB_CHUNK, first = f->first_path + unit,
-            ld = walker->ld;
+    int64_t unit = task * DSB_CHUNK, first = f->first_path + unit, ld = walker->ld;
     int rows = f->total - unit < DSB_CHUNK ? (int)(f->total - unit) : DSB_CHUNK,
         dim = (int)walker->dim;
     int32_t steps[DSB_CHUNK], *k = cache->k + worker * DSB_CHUNK;
@@ -193,11 +206,10 @@ dsb_status
 dsb_cache_fill(dsb_cache *cache, const dsb_fill *fill, const dsb_schedule *schedule)
 {
     const dsb_cache_shape *shape = &cache->shape;
-    int64_t each = shape->closed_form ? dsb_cache_units(shape, shape->refresh)
-                                      : paths_of(shape, shape->refresh);
-    filling f = {
-        .cache = cache, .fill = fill, .gtw = cache->gtw, .first_path = fill->window * each};
-    int64_t chunks, span = 8 * (int64_t)fill->n_walkers;
+    filling f = {.cache = cache,
+                 .fill = fill,
+                 .gtw = cache->gtw,
+                 .first_path = dsb_cache_draws(shape, fill->window * shape->refresh)};
 
     if (cache->filled_half_bridge == fill->half_bridge && cache->filled_window == fill->window &&
         cache->filled_steps == fill->steps) {
@@ -212,16 +224,8 @@ dsb_cache_fill(dsb_cache *cache, const dsb_fill *fill, const dsb_schedule *sched
     DSB_TRY(upload_tables(cache, fill, shape->closed_form ? schedule : NULL));
     f.total =
         shape->closed_form ? dsb_cache_units(shape, fill->steps) : paths_of(shape, fill->steps);
-    chunks = (f.total + DSB_CHUNK - 1) / DSB_CHUNK;
-    for (; f.first_chunk < chunks; f.first_chunk += span) {
-        int64_t n = chunks - f.first_chunk < span ? chunks - f.first_chunk : span;
-
-        cache->be->parallel(fill->n_walkers, n, shape->closed_form ? draw_chunk : simulate_chunk,
-                            &f);
-        if (fill->tick.stop != NULL && fill->tick.stop(fill->tick.context)) {
-            return DSB_ERR_INTERRUPTED;
-        }
-    }
+    DSB_TRY(dsb_run_chunks(cache->be, fill->n_walkers, (f.total + DSB_CHUNK - 1) / DSB_CHUNK,
+                           shape->closed_form ? draw_chunk : simulate_chunk, &f, fill->tick));
     cache->filled_half_bridge = fill->half_bridge;
     cache->filled_window = fill->window;
     cache->filled_steps = fill->steps;

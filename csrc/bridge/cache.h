@@ -8,13 +8,8 @@
 #ifndef DSB_BRIDGE_CACHE_H
 #define DSB_BRIDGE_CACHE_H
 
+#include "bridge/chunks.h"
 #include "bridge/objective.h"
-
-/* Asks whether to stop (true). Called between parallel passes, on the caller's thread. */
-typedef struct dsb_tick {
-    bool (*stop)(void *context);
-    void *context;
-} dsb_tick;
 
 typedef struct dsb_cache_shape {
     int64_t dim;
@@ -52,6 +47,10 @@ typedef struct dsb_fill {
 /* Units read by `steps` gradient steps, and units that are stored for them. */
 int64_t dsb_cache_units(const dsb_cache_shape *shape, int steps);
 int64_t dsb_cache_stored(const dsb_cache_shape *shape, int steps);
+/* Whether a window's rows can be numbered with 32 bits; the sizes below are right only then. */
+bool dsb_cache_countable(const dsb_cache_shape *shape);
+/* Counters of Philox draws (paths, or pairs) that `steps` gradient steps use up. */
+int64_t dsb_cache_draws(const dsb_cache_shape *shape, int64_t steps);
 size_t dsb_cache_bytes(const dsb_cache_shape *shape);
 
 dsb_status dsb_cache_init(dsb_cache *cache, const dsb_backend *be,

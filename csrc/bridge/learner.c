@@ -169,7 +169,6 @@ dsb_learner_step(dsb_learner *learner, const dsb_gradients *gradients, const dsb
     if (rate->cosine) {
         eta *= 0.5 * (1.0 + cos(3.14159265358979323846 * (double)step / (double)steps));
     }
-    u.step.norm_squared = norm_squared;
     u.step.rate = (float)(eta / (1.0 - pow((double)adam->beta1, t)));
     u.step.root = (float)(1.0 / sqrt(1.0 - pow((double)adam->beta2, t)));
     u.step.clip = 1.0f;

@@ -5,7 +5,7 @@
 #include "base/memory.h"
 #include "base/philox.h"
 
-#define SCRATCH 6 /* matrices of the state's shape */
+#define SCRATCH 5 /* matrices of the state's shape */
 
 static size_t
 block_floats(int64_t dim)
@@ -44,8 +44,7 @@ dsb_walker_create(const dsb_plan *infer_plan, const dsb_backend *be, dsb_walker 
     walker->mean2 = walker->mean + matrix;
     walker->noise = walker->mean2 + matrix;
     walker->target = walker->noise + matrix;
-    walker->other = walker->target + matrix;
-    walker->kept = walker->other + matrix;
+    walker->kept = walker->target + matrix;
     walker->compact = walker->kept + matrix;
     *out = walker;
     return DSB_OK;

@@ -29,9 +29,9 @@ typedef struct dsb_walker {
     const dsb_backend *be;
     int64_t dim, ld;
     dsb_exec *exec;
-    float *x;                                            /* the state, [DSB_CHUNK, ld] */
-    float *mean, *mean2, *noise, *target, *other, *kept; /* the same shape */
-    float *compact;                                      /* [DSB_CHUNK, dim] */
+    float *x;                                    /* the state, [DSB_CHUNK, ld] */
+    float *mean, *mean2, *noise, *target, *kept; /* the same shape */
+    float *compact;                              /* [DSB_CHUNK, dim] */
     uint32_t ids[DSB_CHUNK];
     float *block;
 } dsb_walker;

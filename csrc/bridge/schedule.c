@@ -12,8 +12,8 @@ dsb_schedule_init(dsb_schedule *schedule, int n, const double *g)
     DSB_REQUIRE(n >= 1 && n <= DSB_MAX_STEPS, "a schedule has 1 to %d steps, got %d", DSB_MAX_STEPS,
                 n);
     for (int k = 0; k < n; k++) {
-        DSB_REQUIRE(g[k] > 0.0 && isfinite(g[k]),
-                    "step %d of the schedule must be positive, got %g", k, g[k]);
+        DSB_REQUIRE(g[k] >= 1e-30 && g[k] <= 1e30,
+                    "step %d of the schedule must be positive (1e-30 .. 1e30), got %g", k, g[k]);
     }
     DSB_TRY(dsb_alloc(sizeof(double) * (size_t)(2 * n + 1), &schedule->g));
     schedule->t = schedule->g + n;
@@ -54,14 +54,17 @@ dsb_schedule_label(const dsb_schedule *schedule, double t)
 int
 dsb_schedule_find(const dsb_schedule *schedule, dsb_direction direction, double t)
 {
-    for (int i = 0; i <= schedule->n; i++) {
-        if (fabs(schedule->t[i] - t) <= 1e-6 * schedule->t[schedule->n]) {
-            int j = direction == DSB_FORWARD ? i : schedule->n - i;
+    int nearest = 0, j;
 
-            return j < schedule->n ? j : -1;
+    for (int i = 1; i <= schedule->n; i++) {
+        if (fabs(schedule->t[i] - t) < fabs(schedule->t[nearest] - t)) {
+            nearest = i;
         }
     }
-    return -1;
+    j = direction == DSB_FORWARD ? nearest : schedule->n - nearest;
+    return fabs(schedule->t[nearest] - t) <= 1e-6 * schedule->t[schedule->n] && j < schedule->n
+               ? j
+               : -1;
 }
 
 dsb_status

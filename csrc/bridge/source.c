@@ -15,17 +15,28 @@ dsb_source_rows(dsb_source *source, const dsb_backend *be, const dsb_rows *rows)
     return DSB_OK;
 }
 
+size_t
+dsb_source_bytes(int64_t dim, bool factor)
+{
+    int64_t pitch = dsb_pitch(dim);
+
+    return sizeof(float) * (size_t)(pitch + (factor ? pitch * pitch + dim * dim : 0));
+}
+
 dsb_status
 dsb_source_gaussian(dsb_source *source, const dsb_backend *be, int64_t dim, const float *mean,
-                    const float *factor)
+                    float deviation, const float *factor)
 {
     float *plain;
 
-    *source = (dsb_source){.be = be, .dim = dim, .gaussian = true};
+    *source = (dsb_source){.be = be, .dim = dim, .gaussian = true, .deviation = deviation};
     DSB_TRY(be->alloc(sizeof(float) * (size_t)dsb_pitch(dim), &source->mean));
+    be->upload(source->mean, mean, sizeof(float) * (size_t)dim);
+    if (factor == NULL) {
+        return DSB_OK;
+    }
     DSB_TRY(be->alloc(sizeof(float) * (size_t)(dsb_pitch(dim) * dsb_pitch(dim)), &source->factor));
     DSB_TRY(be->alloc(sizeof(float) * (size_t)(dim * dim), &plain));
-    be->upload(source->mean, mean, sizeof(float) * (size_t)dim);
     be->upload(plain, factor, sizeof(float) * (size_t)(dim * dim));
     be->linear_pack(NULL, (int)dim, (int)dim, plain, source->factor);
     be->free(plain);
@@ -72,8 +83,13 @@ draw_gaussian(const dsb_source *source, const dsb_starts *starts, int64_t first,
     int dim = (int)source->dim;
 
     source->be->normals(NULL, &at, rows, dim, z, ldz);
-    source->be->linear_forward(NULL, rows, dim, dim, z, ldz, source->factor, source->mean,
-                               DSB_IDENTITY, 0.0f, NULL, 0, x, ldx);
+    if (source->factor != NULL) {
+        source->be->linear_forward(NULL, rows, dim, dim, z, ldz, source->factor, source->mean,
+                                   DSB_IDENTITY, 0.0f, NULL, 0, x, ldx);
+    } else {
+        source->be->combine(NULL, rows, dim, source->deviation, z, ldz, 0.0f, NULL, 0, 1.0f,
+                            source->mean, x, ldx);
+    }
     for (int r = 0; r < rows; r++) {
         ids[r] = (uint32_t)(first + r);
     }

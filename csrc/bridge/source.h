@@ -17,14 +17,18 @@ typedef struct dsb_source {
     bool gaussian;
     dsb_rows rows;
     float *mean;   /* [pitch(dim)] */
-    float *factor; /* L, packed as the weights of a linear op */
+    float *factor; /* L, packed as the weights of a linear op; NULL: deviation I */
+    float deviation;
 } dsb_source;
 
 dsb_status dsb_source_rows(dsb_source *source, const dsb_backend *be,
                            const dsb_rows *rows) DSB_MUST_CHECK;
-/* `factor`: L [dim, dim] in C order, host memory. */
+/* `factor`: L [dim, dim] in C order, host memory; NULL: L = deviation I. */
 dsb_status dsb_source_gaussian(dsb_source *source, const dsb_backend *be, int64_t dim,
-                               const float *mean, const float *factor) DSB_MUST_CHECK;
+                               const float *mean, float deviation,
+                               const float *factor) DSB_MUST_CHECK;
+/* Bytes that a Gaussian takes while it is made. */
+size_t dsb_source_bytes(int64_t dim, bool factor);
 void dsb_source_clear(dsb_source *source);
 
 /* Which random numbers starts are drawn from: a stream for the order of the rows, one for normals. */

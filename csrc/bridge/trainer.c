@@ -3,9 +3,13 @@
 #include <assert.h>
 #include <math.h>
 #include <string.h>
-#include <time.h>
 
+#include "base/clock.h"
 #include "base/memory.h"
+
+/* Beyond this the squares in Adam's second moment leave float32: the step is refused like a NaN, so that
+ * theta, m and v stay finite. */
+#define MAX_NORM_SQUARED 1e37
 
 dsb_direction
 dsb_bridge_direction(const dsb_bridge *bridge)
@@ -163,8 +167,9 @@ fail_nonfinite(const batch *b)
 
     return DSB_FAIL(
         DSB_ERR_NUMERIC,
-        "NaN or infinity in step %lld of the %s half-bridge of iteration %lld: %s '%s'; "
-        "the nets stand as before this step (a lower learning rate or clip= may help)",
+        "NaN, infinity or overflow in step %lld of the %s half-bridge of iteration %lld: %s '%s'; "
+        "the nets stand as before this step (go on from an earlier checkpoint with a lower "
+        "learning rate, or with clip=)",
         (long long)bridge->step, direction_name(dsb_bridge_direction(bridge)),
         (long long)(bridge->half_bridge / 2 + 1), kind, name);
 }
@@ -233,7 +238,7 @@ reserve_log(dsb_bridge *bridge)
 dsb_status
 dsb_bridge_begin(dsb_bridge *bridge, int64_t steps)
 {
-    dsb_learner *learner = &bridge->learners[dsb_bridge_direction(bridge)];
+    dsb_cache_shape shape = bridge->cache.shape;
 
     if (bridge->n_steps != 0) {
         return DSB_FAIL(DSB_ERR_STATE, "a half-bridge is under way: %lld of %lld steps are done",
@@ -244,14 +249,23 @@ dsb_bridge_begin(dsb_bridge *bridge, int64_t steps)
     DSB_REQUIRE(steps / bridge->config.refresh < 1 << 24,
                 "a half-bridge has at most 2^24 windows: %lld steps need refresh >= %lld",
                 (long long)steps, (long long)(steps >> 24) + 1);
-    if (bridge->config.convention == DSB_OFFICIAL && bridge->half_bridge >= 2) {
-        DSB_TRY(dsb_learner_reset(learner, bridge->config.seed, (uint32_t)bridge->half_bridge));
-    }
+    shape.closed_form = bridge->half_bridge == 0 && bridge->config.closed_form;
+    DSB_REQUIRE(dsb_cache_draws(&shape, steps) <= UINT32_MAX,
+                "a half-bridge has at most 2^32 - 1 paths; %lld steps of batch %d need more",
+                (long long)steps, bridge->config.batch);
     bridge->logged = 0;
     bridge->n_steps = steps;
     bridge->step = 0;
     bridge->training_packed = false;
     return DSB_OK;
+}
+
+/* The released code takes a new net for every half-bridge. The old one serves until the first step. */
+static bool
+starts_afresh(const dsb_bridge *bridge)
+{
+    return bridge->config.convention == DSB_OFFICIAL && bridge->half_bridge >= 2 &&
+           bridge->step == 0;
 }
 
 static dsb_status
@@ -263,6 +277,9 @@ take_step(dsb_bridge *bridge, dsb_tick tick)
 
     DSB_TRY(reserve_log(bridge));
     DSB_TRY(fill_window(bridge, tick));
+    if (starts_afresh(bridge)) {
+        DSB_TRY(dsb_learner_reset(learner, bridge->config.seed, (uint32_t)bridge->half_bridge));
+    }
     b.order = dsb_cache_order(&bridge->cache, bridge->config.seed);
     b.position = bridge->step % bridge->config.refresh * bridge->config.batch;
     if (!bridge->training_packed) {
@@ -272,7 +289,7 @@ take_step(dsb_bridge *bridge, dsb_tick tick)
     bridge->be->parallel(bridge->n_workers, bridge->config.lanes, lane_task, &b);
     dsb_gradients_reduce(&bridge->gradients, bridge->n_workers, &norm_squared, &loss);
     loss /= (double)bridge->config.batch * (double)bridge->cache.shape.dim;
-    if (!isfinite(norm_squared) || !isfinite(loss)) {
+    if (!(norm_squared < MAX_NORM_SQUARED && isfinite(loss))) {
         return fail_nonfinite(&b);
     }
     dsb_learner_step(learner, &bridge->gradients, &bridge->config.rate, &bridge->config.adam,
@@ -289,20 +306,11 @@ take_step(dsb_bridge *bridge, dsb_tick tick)
     return DSB_OK;
 }
 
-static double
-now(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 dsb_status
 dsb_bridge_run(dsb_bridge *bridge, int64_t steps, double seconds, dsb_tick tick, int64_t *done)
 {
     int64_t half_bridge = bridge->half_bridge;
-    double start = now();
+    double start = dsb_seconds();
 
     *done = 0;
     if (bridge->n_steps == 0) {
@@ -310,7 +318,7 @@ dsb_bridge_run(dsb_bridge *bridge, int64_t steps, double seconds, dsb_tick tick,
     }
     DSB_TRY(dsb_bridge_workers(bridge));
     while (*done < steps && bridge->half_bridge == half_bridge &&
-           (*done == 0 || now() < start + seconds)) {
+           (*done == 0 || dsb_seconds() < start + seconds)) {
         DSB_TRY(take_step(bridge, tick));
         ++*done;
         if (tick.stop != NULL && tick.stop(tick.context)) {

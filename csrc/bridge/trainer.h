@@ -12,10 +12,12 @@
 #include "bridge/cache.h"
 #include "bridge/learner.h"
 
-/* One end: rows of data, or a Gaussian where `rows.data` is NULL. */
+/* One end: rows of data, or where `rows.data` is NULL a Gaussian N(mean, L L^T), L = deviation I where
+ * `factor` is NULL. */
 typedef struct dsb_end {
     dsb_rows rows;
     const float *mean, *factor; /* [dim], [dim, dim] host */
+    float deviation;
 } dsb_end;
 
 typedef struct dsb_bridge_config {
@@ -38,7 +40,7 @@ typedef struct dsb_bridge_config {
 } dsb_bridge_config;
 
 typedef struct dsb_memory {
-    size_t planes, gradients, activations, weights, cache, total;
+    size_t planes, gradients, activations, weights, cache, ends, total;
 } dsb_memory;
 
 typedef struct dsb_position {
@@ -106,7 +108,7 @@ dsb_status dsb_bridge_sample(dsb_bridge *bridge, dsb_direction direction, int n,
                              dsb_sample_request *request, dsb_tick tick) DSB_MUST_CHECK;
 /* out = drift of `direction` per unit of its own time at x [n, dim], t [n]. */
 dsb_status dsb_bridge_drift(dsb_bridge *bridge, dsb_direction direction, int64_t n, const float *x,
-                            const float *t, float *out) DSB_MUST_CHECK;
+                            const float *t, float *out, dsb_tick tick) DSB_MUST_CHECK;
 
 /* Rows of a microbatch and number of lanes where none are given: a fixed function of net and batch. */
 int dsb_default_microbatch(const dsb_net *net, int batch);

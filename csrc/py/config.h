@@ -9,11 +9,17 @@
 #include "bridge/trainer.h"
 #include "py/core.h"
 
+/* One end as it was given: rows with value * scale + shift, or a Gaussian. */
+typedef struct dsb_py_end {
+    PyObject *rows, *mean, *factor;
+    double scale, shift, deviation;
+} dsb_py_end;
+
 /* What the constructor was given, before it is understood. */
 typedef struct dsb_py_arguments {
-    PyObject *net, *source, *source_mean, *source_factor, *prior, *prior_mean, *prior_factor;
-    PyObject *reference_mean, *steps;
-    double source_scale, source_shift, prior_scale, prior_shift, reference_precision;
+    PyObject *net, *reference_mean, *steps;
+    dsb_py_end source, prior;
+    double reference_precision;
     const char *convention, *output, *objective;
     int closed_form, antithetic, cosine;
     double beta1, beta2, epsilon, ema;

@@ -2,7 +2,7 @@
 #define NO_IMPORT_ARRAY
 #include "py/config.h"
 
-#include <time.h>
+#include "base/clock.h"
 
 #define TICK_SECONDS 0.05 /* how often a long call looks for Ctrl-C */
 
@@ -19,7 +19,8 @@ static void
 lock_bridge(dsb_py_bridge *self)
 {
     if (!PyThread_acquire_lock(self->lock, NOWAIT_LOCK)) {
-        Py_BEGIN_ALLOW_THREADS PyThread_acquire_lock(self->lock, WAIT_LOCK);
+        Py_BEGIN_ALLOW_THREADS
+        PyThread_acquire_lock(self->lock, WAIT_LOCK);
         Py_END_ALLOW_THREADS
     }
 }
@@ -36,28 +37,19 @@ typedef struct signal_watch {
     double next;
 } signal_watch;
 
-static double
-now(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 static bool
 signal_raised(void *context)
 {
     signal_watch *watch = context;
     int raised;
 
-    if (now() < watch->next) {
+    if (dsb_seconds() < watch->next) {
         return false;
     }
     PyEval_RestoreThread(watch->saved);
     raised = PyErr_CheckSignals();
     watch->saved = PyEval_SaveThread();
-    watch->next = now() + TICK_SECONDS;
+    watch->next = dsb_seconds() + TICK_SECONDS;
     return raised != 0;
 }
 
@@ -92,11 +84,12 @@ bridge_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         return PyErr_NoMemory();
     }
     self->net = Py_NewRef(a.net);
-    self->source = a.source != NULL ? Py_NewRef(a.source) : NULL;
-    self->prior = a.prior != NULL ? Py_NewRef(a.prior) : NULL;
-    Py_BEGIN_ALLOW_THREADS status = dsb_bridge_create(&config, dsb_cpu_backend(), &self->bridge);
-    Py_END_ALLOW_THREADS if (status != DSB_OK)
-    {
+    self->source = a.source.rows != NULL ? Py_NewRef(a.source.rows) : NULL;
+    self->prior = a.prior.rows != NULL ? Py_NewRef(a.prior.rows) : NULL;
+    Py_BEGIN_ALLOW_THREADS
+    status = dsb_bridge_create(&config, dsb_cpu_backend(), &self->bridge);
+    Py_END_ALLOW_THREADS
+    if (status != DSB_OK) {
         Py_DECREF(self);
         return dsb_py_raise(module, status);
     }
@@ -164,7 +157,7 @@ bridge_run(PyObject *object, PyObject *args)
     long long steps;
     double seconds = 0.1;
     int64_t done;
-    signal_watch watch = {.next = now() + TICK_SECONDS};
+    signal_watch watch = {.next = dsb_seconds() + TICK_SECONDS};
     dsb_status status;
 
     if (!PyArg_ParseTuple(args, "L|d", &steps, &seconds)) {
@@ -179,23 +172,27 @@ bridge_run(PyObject *object, PyObject *args)
 }
 
 static PyObject *
-bridge_log(PyObject *object, PyObject *unused)
+bridge_log(PyObject *object, PyObject *args)
 {
     dsb_py_bridge *self = (dsb_py_bridge *)object;
     PyObject *loss, *norm = NULL;
     float *l, *n;
-    int64_t logged;
+    long long first = 0;
+    int64_t rest;
 
-    (void)unused;
-    lock_bridge(self);
-    logged = self->bridge->logged;
-    loss = dsb_py_array(DSB_FLOAT32, 1, &logged, &l);
-    if (loss != NULL) {
-        norm = dsb_py_array(DSB_FLOAT32, 1, &logged, &n);
+    if (!PyArg_ParseTuple(args, "|L", &first)) {
+        return NULL;
     }
-    if (norm != NULL && logged > 0) {
-        memcpy(l, self->bridge->loss, sizeof(float) * (size_t)logged);
-        memcpy(n, self->bridge->norm, sizeof(float) * (size_t)logged);
+    lock_bridge(self);
+    first = first < 0 ? 0 : first > self->bridge->logged ? self->bridge->logged : first;
+    rest = self->bridge->logged - first;
+    loss = dsb_py_array(DSB_FLOAT32, 1, &rest, &l);
+    if (loss != NULL) {
+        norm = dsb_py_array(DSB_FLOAT32, 1, &rest, &n);
+    }
+    if (norm != NULL && rest > 0) {
+        memcpy(l, self->bridge->loss + first, sizeof(float) * (size_t)rest);
+        memcpy(n, self->bridge->norm + first, sizeof(float) * (size_t)rest);
     }
     unlock_bridge(self);
     if (norm == NULL) {
@@ -359,9 +356,10 @@ bridge_memory(PyObject *object, PyObject *unused)
     dsb_memory m = dsb_bridge_memory(((dsb_py_bridge *)object)->bridge);
 
     (void)unused;
-    return Py_BuildValue("{s:n,s:n,s:n,s:n,s:n,s:n}", "planes", (Py_ssize_t)m.planes, "gradients",
-                         (Py_ssize_t)m.gradients, "activations", (Py_ssize_t)m.activations,
-                         "weights", (Py_ssize_t)m.weights, "cache", (Py_ssize_t)m.cache, "total",
+    return Py_BuildValue("{s:n,s:n,s:n,s:n,s:n,s:n,s:n}", "planes", (Py_ssize_t)m.planes,
+                         "gradients", (Py_ssize_t)m.gradients, "activations",
+                         (Py_ssize_t)m.activations, "weights", (Py_ssize_t)m.weights, "cache",
+                         (Py_ssize_t)m.cache, "ends", (Py_ssize_t)m.ends, "total",
                          (Py_ssize_t)m.total);
 }
 
@@ -381,7 +379,7 @@ bridge_sample(PyObject *object, PyObject *args, PyObject *kwargs)
     int64_t states = self->bridge->schedule.n + 1;
     dsb_sample_request request = {.n = 0};
     dsb_tensor start, grid = {.data = NULL};
-    signal_watch watch = {.next = now() + TICK_SECONDS};
+    signal_watch watch = {.next = dsb_seconds() + TICK_SECONDS};
     dsb_status status;
 
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "sK|$LOOpp", names, &name, &seed, &n, &x, &steps,
@@ -443,6 +441,7 @@ bridge_drift(PyObject *object, PyObject *args)
     int64_t dim = dsb_net_dim(self->bridge->net);
     dsb_tensor states, times;
     float *out;
+    signal_watch watch = {.next = dsb_seconds() + TICK_SECONDS};
     dsb_status status;
 
     if (!PyArg_ParseTuple(args, "sOO", &name, &x, &t)) {
@@ -459,9 +458,11 @@ bridge_drift(PyObject *object, PyObject *args)
         return NULL;
     }
     lock_bridge(self);
-    Py_BEGIN_ALLOW_THREADS status = dsb_bridge_drift(self->bridge, (dsb_direction)direction,
-                                                     states.shape[0], states.data, times.data, out);
-    Py_END_ALLOW_THREADS unlock_bridge(self);
+    watch.saved = PyEval_SaveThread();
+    status = dsb_bridge_drift(self->bridge, (dsb_direction)direction, states.shape[0], states.data,
+                              times.data, out, (dsb_tick){signal_raised, &watch});
+    PyEval_RestoreThread(watch.saved);
+    unlock_bridge(self);
     if (status != DSB_OK) {
         Py_DECREF(array);
         return dsb_py_raise(module, status);
@@ -505,7 +506,8 @@ static PyMethodDef bridge_methods[] = {
     {"begin", bridge_begin, METH_O, "begin(steps): starts the next half-bridge."},
     {"run", bridge_run, METH_VARARGS,
      "run(steps, seconds=0.1): gradient steps; how many were done."},
-    {"log", bridge_log, METH_NOARGS, "Loss and gradient norm of each step of the half-bridge."},
+    {"log", bridge_log, METH_VARARGS,
+     "log(first=0): loss and gradient norm of the half-bridge's steps from `first` on."},
     {"trained", bridge_trained, METH_O, "trained(direction): whether its net has had a step."},
     {"memory", bridge_memory, METH_NOARGS, "Bytes by purpose."},
     {"get_plane", bridge_get_plane, METH_VARARGS, "get_plane(direction, which): a copy."},

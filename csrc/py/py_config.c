@@ -35,13 +35,12 @@ dsb_py_given(PyObject *object)
 }
 
 static int
-get_end(PyObject *module, const char *name, PyObject *rows, PyObject *mean, PyObject *factor,
-        float scale, float shift, int64_t dim, dsb_end *end)
+get_end(PyObject *module, const char *name, const dsb_py_end *given, int64_t dim, dsb_end *end)
 {
     dsb_tensor view;
 
-    if (dsb_py_given(rows)) {
-        if (dsb_py_view_any(rows, name, &view) < 0) {
+    if (dsb_py_given(given->rows)) {
+        if (dsb_py_view_any(given->rows, name, &view) < 0) {
             return -1;
         }
         if (view.dtype != DSB_FLOAT32 && view.dtype != DSB_UINT8) {
@@ -49,25 +48,30 @@ get_end(PyObject *module, const char *name, PyObject *rows, PyObject *mean, PyOb
                          dsb_dtype_name(view.dtype));
             return -1;
         }
-        if (dsb_py_view(module, rows, name, view.dtype, 2, (int64_t[]){-1, dim}, &view) < 0) {
+        if (dsb_py_view(module, given->rows, name, view.dtype, 2, (int64_t[]){-1, dim}, &view) <
+            0) {
             return -1;
         }
-        end->rows = (dsb_rows){view.data, view.dtype, view.shape[0], dim, scale, shift};
+        end->rows = (dsb_rows){view.data, view.dtype,          view.shape[0],
+                               dim,       (float)given->scale, (float)given->shift};
         return 0;
     }
-    if (!dsb_py_given(mean) || !dsb_py_given(factor)) {
-        PyErr_Format(PyExc_ValueError, "%s: expected rows of data, or %s_mean and %s_factor", name,
-                     name, name);
+    if (!dsb_py_given(given->mean)) {
+        PyErr_Format(PyExc_ValueError, "%s: expected rows of data, or %s_mean", name, name);
         return -1;
     }
-    if (dsb_py_view(module, mean, name, DSB_FLOAT32, 1, (int64_t[]){dim}, &view) < 0) {
+    if (dsb_py_view(module, given->mean, name, DSB_FLOAT32, 1, (int64_t[]){dim}, &view) < 0) {
         return -1;
     }
     end->mean = view.data;
-    if (dsb_py_view(module, factor, name, DSB_FLOAT32, 2, (int64_t[]){dim, dim}, &view) < 0) {
-        return -1;
+    end->deviation = (float)given->deviation;
+    if (dsb_py_given(given->factor)) {
+        if (dsb_py_view(module, given->factor, name, DSB_FLOAT32, 2, (int64_t[]){dim, dim}, &view) <
+            0) {
+            return -1;
+        }
+        end->factor = view.data;
     }
-    end->factor = view.data;
     return 0;
 }
 
@@ -80,11 +84,13 @@ parse_arguments(PyObject *args, PyObject *kwargs, dsb_py_arguments *a, dsb_bridg
                             "source_shift",
                             "source_mean",
                             "source_factor",
+                            "source_deviation",
                             "prior",
                             "prior_scale",
                             "prior_shift",
                             "prior_mean",
                             "prior_factor",
+                            "prior_deviation",
                             "reference_mean",
                             "reference_precision",
                             "steps",
@@ -110,13 +116,14 @@ parse_arguments(PyObject *args, PyObject *kwargs, dsb_py_arguments *a, dsb_bridg
                             NULL};
 
     return PyArg_ParseTupleAndKeywords(
-        args, kwargs, "O|$OddOOOddOOOdOsssppiiiiiLdpdddddK", names, &a->net, &a->source,
-        &a->source_scale, &a->source_shift, &a->source_mean, &a->source_factor, &a->prior,
-        &a->prior_scale, &a->prior_shift, &a->prior_mean, &a->prior_factor, &a->reference_mean,
-        &a->reference_precision, &a->steps, &a->convention, &a->output, &a->objective,
-        &a->closed_form, &a->antithetic, &c->batch, &c->microbatch, &c->lanes, &c->refresh,
-        &c->reuse, &a->cache_bytes, &c->rate.rate, &a->cosine, &a->beta1, &a->beta2, &a->epsilon,
-        &c->rate.clip, &a->ema, &a->seed);
+        args, kwargs, "O|$OddOOdOddOOdOdOsssppiiiiiLdpdddddK", names, &a->net, &a->source.rows,
+        &a->source.scale, &a->source.shift, &a->source.mean, &a->source.factor,
+        &a->source.deviation, &a->prior.rows, &a->prior.scale, &a->prior.shift, &a->prior.mean,
+        &a->prior.factor, &a->prior.deviation, &a->reference_mean, &a->reference_precision,
+        &a->steps, &a->convention, &a->output, &a->objective, &a->closed_form, &a->antithetic,
+        &c->batch, &c->microbatch, &c->lanes, &c->refresh, &c->reuse, &a->cache_bytes,
+        &c->rate.rate, &a->cosine, &a->beta1, &a->beta2, &a->epsilon, &c->rate.clip, &a->ema,
+        &a->seed);
 }
 
 static int
@@ -142,10 +149,8 @@ understand(PyObject *module, dsb_py_arguments *a, dsb_bridge_config *c)
         PyErr_SetString(PyExc_TypeError, "reference_mean and steps are required");
         return -1;
     }
-    if (get_end(module, "source", a->source, a->source_mean, a->source_factor,
-                (float)a->source_scale, (float)a->source_shift, dim, &c->source) < 0 ||
-        get_end(module, "prior", a->prior, a->prior_mean, a->prior_factor, (float)a->prior_scale,
-                (float)a->prior_shift, dim, &c->prior) < 0 ||
+    if (get_end(module, "source", &a->source, dim, &c->source) < 0 ||
+        get_end(module, "prior", &a->prior, dim, &c->prior) < 0 ||
         dsb_py_view(module, a->reference_mean, "reference_mean", DSB_FLOAT32, 1, (int64_t[]){dim},
                     &view) < 0) {
         return -1;
@@ -173,8 +178,8 @@ int
 dsb_py_configure(PyObject *module, PyObject *args, PyObject *kwargs, dsb_py_arguments *a,
                  dsb_bridge_config *config)
 {
-    *a = (dsb_py_arguments){.source_scale = 1.0,
-                            .prior_scale = 1.0,
+    *a = (dsb_py_arguments){.source = {.scale = 1.0, .deviation = 1.0},
+                            .prior = {.scale = 1.0, .deviation = 1.0},
                             .convention = "grid",
                             .output = "drift",
                             .objective = "dsb",

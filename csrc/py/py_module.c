@@ -112,9 +112,10 @@ module_set_num_threads(PyObject *module, PyObject *argument)
     if (threads > INT_MAX || threads < INT_MIN) {
         threads = 0;
     }
-    Py_BEGIN_ALLOW_THREADS status = dsb_pool_set_threads((int)threads);
-    Py_END_ALLOW_THREADS if (status != DSB_OK)
-    {
+    Py_BEGIN_ALLOW_THREADS
+    status = dsb_pool_set_threads((int)threads);
+    Py_END_ALLOW_THREADS
+    if (status != DSB_OK) {
         return dsb_py_raise(module, status);
     }
     Py_RETURN_NONE;
@@ -190,14 +191,15 @@ module_normals(PyObject *module, PyObject *args)
         Py_DECREF(array);
         return dsb_py_raise(module, status);
     }
-    Py_BEGIN_ALLOW_THREADS for (int64_t r = 0; r < shape[0]; r += 64, at.sample += 64)
-    {
+    Py_BEGIN_ALLOW_THREADS
+    for (int64_t r = 0; r < shape[0]; r += 64, at.sample += 64) {
         int rows = shape[0] - r < 64 ? (int)(shape[0] - r) : 64;
 
         be->normals(NULL, &at, rows, (int)shape[1], row, pitch);
         be->copy(NULL, rows, (int)shape[1], row, pitch, 0, out + r * shape[1], shape[1]);
     }
-    Py_END_ALLOW_THREADS dsb_free(row);
+    Py_END_ALLOW_THREADS
+    dsb_free(row);
     return array;
 }
 
@@ -214,8 +216,8 @@ module_uniforms(PyObject *module, PyObject *args)
     if (array == NULL) {
         return NULL;
     }
-    Py_BEGIN_ALLOW_THREADS for (int64_t r = 0; r < shape[0]; r++)
-    {
+    Py_BEGIN_ALLOW_THREADS
+    for (int64_t r = 0; r < shape[0]; r++) {
         for (int64_t c = 0; c < shape[1]; c++) {
             if (c % 4 == 0) {
                 dsb_philox(at.seed, at.stream, at.step, at.sample + (uint32_t)r, (uint32_t)(c / 4),
@@ -224,7 +226,8 @@ module_uniforms(PyObject *module, PyObject *args)
             out[r * shape[1] + c] = dsb_uniform(bits[c % 4]);
         }
     }
-    Py_END_ALLOW_THREADS return array;
+    Py_END_ALLOW_THREADS
+    return array;
 }
 
 static PyObject *
@@ -332,6 +335,12 @@ module_clear(PyObject *module)
     return 0;
 }
 
+static void
+module_free(void *module)
+{
+    module_clear(module);
+}
+
 static PyModuleDef_Slot module_slots[] = {
     {Py_mod_exec, module_exec},
     {0, NULL},
@@ -346,6 +355,7 @@ static struct PyModuleDef module_def = {
     .m_slots = module_slots,
     .m_traverse = module_traverse,
     .m_clear = module_clear,
+    .m_free = module_free,
 };
 
 PyMODINIT_FUNC PyInit__core(void);

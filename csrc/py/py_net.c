@@ -381,9 +381,10 @@ net_run(PyObject *object, PyObject *args, PyObject *kwargs, dsb_mode mode)
         Py_XDECREF(y);
         return NULL;
     }
-    Py_BEGIN_ALLOW_THREADS status = run_call(&call);
-    Py_END_ALLOW_THREADS if (status != DSB_OK)
-    {
+    Py_BEGIN_ALLOW_THREADS
+    status = run_call(&call);
+    Py_END_ALLOW_THREADS
+    if (status != DSB_OK) {
         Py_DECREF(y);
         Py_XDECREF(second);
         return dsb_py_raise(module, status);

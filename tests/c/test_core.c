@@ -15,14 +15,17 @@
 
 static int failures;
 
-#define CHECK(condition)                                                                     \
-    do {                                                                                     \
-        if (!(condition)) {                                                                  \
-            printf("%s:%d: failed: %s (last message: %s)\n", __FILE__, __LINE__, #condition, \
-                   dsb_last_message());                                                      \
-            failures++;                                                                      \
-        }                                                                                    \
-    } while (0)
+#define CHECK(condition) check((condition), #condition, __LINE__)
+
+static void
+check(bool holds, const char *condition, int line)
+{
+    if (!holds) {
+        printf("line %d: failed: %s (last message: %s at %s)\n", line, condition,
+               dsb_last_message(), dsb_last_place());
+        failures++;
+    }
+}
 
 /* ---- nets ---- */
 
@@ -162,7 +165,7 @@ configure(const dsb_net *net)
     }
     return (dsb_bridge_config){.net = net,
                                .source.rows = {data, DSB_FLOAT32, ROWS, DIM, 1.0f, 0.0f},
-                               .prior = {.mean = mean, .factor = factor},
+                               .prior = {.mean = mean, .factor = factor, .deviation = 0.5f},
                                .reference_mean = mean,
                                .reference_precision = 0.5,
                                .n = STEPS,
@@ -224,7 +227,8 @@ scenario(dsb_bridge_config *config, int stop, float *result)
         status = train(bridge, stop, result);
     }
     if (status == DSB_OK) {
-        status = dsb_bridge_drift(bridge, DSB_FORWARD, 2, x, t, result + 5 * (STEPS + 1) * DIM);
+        status = dsb_bridge_drift(bridge, DSB_FORWARD, 2, x, t, result + 5 * (STEPS + 1) * DIM,
+                                  (dsb_tick){NULL, NULL});
     }
     dsb_bridge_destroy(bridge);
     dsb_net_destroy(net);
@@ -268,6 +272,22 @@ test_allocation(void)
     printf("%d allocations failed in turn\n", n - 1);
 }
 
+static bool
+is_finite(const dsb_bridge *bridge)
+{
+    for (int d = 0; d < 2; d++) {
+        for (int p = 0; p < DSB_PLANES; p++) {
+            const float *plane = bridge->learners[d].planes[p];
+
+            if (plane != NULL &&
+                bridge->be->first_nonfinite(1, bridge->net->plane, plane, 0) >= 0) {
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
 static dsb_status
 try_options(const dsb_net *net, dsb_bridge_config config)
 {
@@ -279,6 +299,7 @@ try_options(const dsb_net *net, dsb_bridge_config config)
     status = dsb_bridge_create(&config, dsb_cpu_backend(), &bridge);
     if (status == DSB_OK) {
         status = train(bridge, -1, result);
+        CHECK(is_finite(bridge)); /* whatever happened */
     }
     dsb_bridge_destroy(bridge);
     return status;
@@ -300,6 +321,7 @@ test_options(void)
         c.reuse = bits & 32 ? 3 : 1;
         c.rate = (dsb_rate){1e-3, bits & 1, bits & 8 ? 0.5 : 0.0};
         c.adam.ema = bits & 16 ? 0.99f : 0.0f;
+        c.prior.factor = bits & 2 ? NULL : factor;
         CHECK(try_options(net, c) == DSB_OK);
     }
     {
@@ -310,7 +332,14 @@ test_options(void)
         CHECK(strstr(dsb_last_message(), "backward half-bridge of iteration 1") != NULL);
         c = configure(net);
         c.rate.rate = 1e30;
+        CHECK(try_options(net, c) == DSB_ERR_VALUE);
+        c = configure(net);
+        c.rate.rate = 1e6; /* diverges: the step that would overflow is refused */
         CHECK(try_options(net, c) == DSB_ERR_NUMERIC);
+        c = configure(net);
+        c.batch = c.refresh = 1 << 24;
+        c.lanes = c.microbatch = 0;
+        CHECK(try_options(net, c) == DSB_ERR_VALUE);
         c = configure(net);
         c.lanes = 3;
         CHECK(try_options(net, c) == DSB_ERR_VALUE);

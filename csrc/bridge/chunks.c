@@ -1,0 +1,43 @@
+#include "bridge/chunks.h"
+
+#include "base/clock.h"
+
+typedef struct call {
+    dsb_task run;
+    void *context;
+    int64_t first;
+} call;
+
+static void
+run_task(void *context, int64_t task, int worker)
+{
+    const call *c = context;
+
+    c->run(c->context, c->first + task, worker);
+}
+
+dsb_status
+dsb_run_chunks(const dsb_backend *be, int max_workers, int64_t n, dsb_task run, void *context,
+               dsb_tick tick)
+{
+    call c = {run, context, 0};
+    int64_t span = max_workers;
+
+    while (c.first < n) {
+        int64_t now = n - c.first < span ? n - c.first : span;
+        double start = dsb_seconds(), took;
+
+        be->parallel(max_workers, now, run_task, &c);
+        c.first += now;
+        if (tick.stop != NULL && tick.stop(tick.context)) {
+            return DSB_ERR_INTERRUPTED;
+        }
+        took = dsb_seconds() - start;
+        if (took < DSB_CALL_SECONDS / 2.0) {
+            span *= 2;
+        } else if (took > DSB_CALL_SECONDS * 2.0 && span > max_workers) {
+            span /= 2;
+        }
+    }
+    return DSB_OK;
+}
