@@ -56,7 +56,7 @@ typedef struct dsb_draw {
     uint32_t sample; /* of the first row; rows count upwards */
 } dsb_draw;
 
-/* A window of the cache: `units` training rows in memory, each `row` floats:
+/* A window of the cache: training rows, each of dsb_window_row(dim) floats:
  * x[dim] | target[dim] | t | weight | id of the source row (the bits of a uint32). */
 typedef struct dsb_window {
     float *rows;
@@ -80,7 +80,8 @@ typedef struct dsb_read_order {
     int group;
 } dsb_read_order;
 
-/* What changes from step to step. Lives in device memory, so that a recorded step can be replayed. */
+/* What changes from step to step: one small struct, all that a device has to be told before a recorded
+ * step is replayed. */
 typedef struct dsb_step {
     float rate; /* learning rate / (1 - beta1^t) */
     float root; /* 1 / sqrt(1 - beta2^t) */

@@ -40,6 +40,11 @@ ISAS: dict[str, dict[str, list[str]]] = {
 }
 EXACT_KERNELS = {"noise.c"}  # the same bits on every machine, so nothing is contracted
 LIBRARIES = ["-lm", "-lpthread"]
+# The youngest thing that the kernels ask of a compiler.
+SHUFFLE = """typedef float v4 __attribute__((vector_size(16)));
+v4 reversed(v4 x);
+v4 reversed(v4 x) { return __builtin_shufflevector(x, x, 3, 2, 1, 0); }
+"""
 
 
 class Unit(NamedTuple):
@@ -137,9 +142,9 @@ def missing(cc: Sequence[str]) -> str | None:
         return f"a C compiler is missing: '{cc[0]}' is not found. {install_cc}"
     for flags in ISAS[machine(cc)].values():
         command = [*cc, "-std=c11", *flags, "-fsyntax-only", "-x", "c", "-"]
-        probe = subprocess.run(command, input="", text=True, capture_output=True)
+        probe = subprocess.run(command, input=SHUFFLE, text=True, capture_output=True)
         if probe.returncode != 0:
-            return f"'{cc[0]}' is too old: gcc 11, clang 12 or newer is needed. {install_cc}"
+            return f"'{cc[0]}' is too old: gcc 12, clang 12 or newer is needed. {install_cc}"
     command = [*cc, "-x", "c", "-", "-o", os.devnull]
     program = "#include <stdlib.h>\nint main(void) { return 0; }\n"
     if subprocess.run(command, input=program, text=True, capture_output=True).returncode != 0:

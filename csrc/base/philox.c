@@ -19,19 +19,6 @@ dsb_permutation_init(dsb_permutation *p, uint64_t n, uint64_t seed, uint32_t str
     dsb_philox(seed, stream_word, step, 1, 0, p->keys + 4);
 }
 
-/* The round function: 32 bits of well-mixed hash of (x, key). */
-static uint32_t
-mix(uint32_t x, uint32_t key)
-{
-    x = (x ^ key) * 0xCC9E2D51u;
-    x ^= x >> 15;
-    x *= 0x1B873593u;
-    x ^= x >> 13;
-    x += key;
-    x *= 0x85EBCA6Bu;
-    return x ^ x >> 16;
-}
-
 /* One pass of the unbalanced network: the two halves take turns, each masked to its own width. */
 static uint64_t
 scramble(const dsb_permutation *p, uint64_t i)
@@ -41,8 +28,8 @@ scramble(const dsb_permutation *p, uint64_t i)
     uint32_t low = (uint32_t)i & low_mask, high = (uint32_t)(i >> p->low_bits);
 
     for (int round = 0; round < 8; round += 2) {
-        low ^= mix(high, p->keys[round]) & low_mask;
-        high ^= mix(low, p->keys[round + 1]) & high_mask;
+        low ^= dsb_mix(high, p->keys[round]) & low_mask;
+        high ^= dsb_mix(low, p->keys[round + 1]) & high_mask;
     }
     return (uint64_t)high << p->low_bits | low;
 }

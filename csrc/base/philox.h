@@ -141,6 +141,19 @@ typedef struct dsb_permutation {
     int low_bits, high_bits;
 } dsb_permutation;
 
+/* The network's round function: 32 bits of well-mixed hash of (x, key). */
+static inline uint32_t
+dsb_mix(uint32_t x, uint32_t key)
+{
+    x = (x ^ key) * 0xCC9E2D51u;
+    x ^= x >> 15;
+    x *= 0x1B873593u;
+    x ^= x >> 13;
+    x += key;
+    x *= 0x85EBCA6Bu;
+    return x ^ x >> 16;
+}
+
 void dsb_permutation_init(dsb_permutation *p, uint64_t n, uint64_t seed, uint32_t stream_word,
                           uint32_t step);
 uint64_t dsb_permute(const dsb_permutation *p, uint64_t i);

@@ -179,8 +179,7 @@ window_put(dsb_stream *stream, dsb_output kind, int rows, const float *x, int64_
 enum { AHEAD = 64 }; /* rows that are found, and asked for, before the first of them is read */
 
 /* One pass through the network of dsb_permute (base/philox.c) for `n` numbers below 2^32, in place;
- * a plain loop that becomes vectors, as the order of reading is needed for every row of training.
- * */
+ * a plain loop that becomes vectors, as the order of reading is needed for every row of training. */
 static void
 scramble(const dsb_permutation *p, int n, uint32_t *numbers)
 {
@@ -193,15 +192,7 @@ scramble(const dsb_permutation *p, int n, uint32_t *numbers)
 
         DSB_UNROLL
         for (int round = 0; round < 8; round++) {
-            uint32_t key = p->keys[round];
-
-            x = ((round & 1 ? low : high) ^ key) * 0xCC9E2D51u;
-            x ^= x >> 15;
-            x *= 0x1B873593u;
-            x ^= x >> 13;
-            x += key;
-            x *= 0x85EBCA6Bu;
-            x ^= x >> 16;
+            x = dsb_mix(round & 1 ? low : high, p->keys[round]);
             if (round & 1) {
                 high ^= x & high_mask;
             } else {
