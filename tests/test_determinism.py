@@ -224,10 +224,8 @@ def test_resume_into_a_used_bridge():
     first.run(10, 100.0)
     advance(used)
     used.begin(STEPS)
-    used.run(9, 100.0)
-    foreign = np.ones(_core.Net(OPS).plane, np.float32)
-    used.set_plane("backward", "ema", 0.01 * foreign)
-    used.run(1, 100.0)
+    used.set_plane("backward", "ema", np.full(_core.Net(OPS).plane, 0.01, np.float32))
+    used.run(10, 100.0)  # in the same window as the other one
     for d, p in itertools.product(DIRECTIONS, PLANES):
         used.set_plane(d, p, first.get_plane(d, p))
     used.set_position(first.get_position(), *first.log())
@@ -238,7 +236,6 @@ def test_resume_into_a_used_bridge():
 @pytest.mark.parametrize("refresh", [7, 20_000])
 def test_interrupted_by_a_signal(refresh):
     """Ctrl-C between steps and within a simulation: go on, and nothing is lost or done twice."""
-    steps = 40_000 if refresh > 100 else 4000
     short = {"batch": 4, "microbatch": 4, "lanes": 1} if refresh > 100 else {}
     whole, cut = make(refresh=refresh, **short), make(refresh=refresh, **short)
 
@@ -248,21 +245,19 @@ def test_interrupted_by_a_signal(refresh):
     before = signal.signal(signal.SIGALRM, interrupt)
     interruptions = 0
     try:
-        advance(cut)
-        cut.begin(steps)
-        while cut.steps:
-            signal.setitimer(signal.ITIMER_REAL, 0.03 * (1 + interruptions))
-            try:
-                cut.run(10**6, 100.0)
-            except KeyboardInterrupt:
-                interruptions += 1
-            signal.setitimer(signal.ITIMER_REAL, 0.0)
+        while interruptions < 3:
+            cut.begin(20_000)
+            while cut.steps:
+                signal.setitimer(signal.ITIMER_REAL, 0.01 * (1 + interruptions))
+                try:
+                    cut.run(10**6, 100.0)
+                except KeyboardInterrupt:
+                    interruptions += 1
+                finally:
+                    signal.setitimer(signal.ITIMER_REAL, 0.0)
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0.0)
         signal.signal(signal.SIGALRM, before)
-    advance(whole)
-    advance(whole, steps=steps)
-    assert interruptions > 0
+    advance(whole, cut.half_bridge, steps=20_000)
     assert state(whole) == state(cut)
 
 
@@ -292,13 +287,15 @@ def in_threads(*functions):
 def test_one_bridge_in_several_python_threads():
     whole, shared = make(), make()
     advance(whole)
-    advance(whole, steps=300)
+    advance(whole, steps=1000)
     advance(shared)
     expected = draws(shared)
-    shared.begin(300)
+    shared.begin(1000)
     seen = []
+    start = threading.Barrier(4)
 
     def train():
+        start.wait()
         while shared.steps:
             try:
                 shared.run(1, 100.0)
@@ -306,12 +303,14 @@ def test_one_bridge_in_several_python_threads():
                 assert shared.steps == 0
 
     def look():
-        while shared.steps:
+        start.wait()
+        while True:
             loss, norm = shared.log()
             assert len(loss) == len(norm)
             seen.append(shared.sample("backward", 5, n=333).tobytes())
             shared.get_plane("forward", "theta")
-            shared.get_position()
+            if shared.get_position()["steps"] == 0:
+                break
 
     in_threads(train, train, look, look)
     assert set(seen) == {expected[0]}
@@ -400,7 +399,7 @@ def churn(times):
             net.gradient(net.initial(0), x, t, x)
             small.begin(2)
             small.run(1, 1.0)
-            small.sample("forward", 0, n=3, steps=np.array([0.1, 0.2]))
+            small.sample("forward", 0, n=3, steps=np.array([0.1, 0.5]))
 
 
 @pytest.mark.slow
@@ -422,17 +421,15 @@ def fails_at_every_allocation(action, least):
         _core.fail_allocation(n)
         try:
             result = action()
+            break
         except MemoryError as error:
             assert "memory" in str(error)
-            del error
-        else:
-            _core.fail_allocation(0)
-            assert n > least, "the planned failures were not met"
-            return result
         finally:
             _core.fail_allocation(0)
         gc.collect()
         assert _core.live_blocks() == blocks, f"allocation {n} of {action}"
+    assert n > least, "the planned failures were not met"
+    return result
 
 
 def test_failing_allocations_of_a_net():
@@ -452,21 +449,28 @@ def test_failing_allocations_of_a_net():
 @pytest.mark.parametrize("variant", list(VARIANTS))
 def test_failing_allocations_of_a_bridge(variant):
     """Each call fails at each of its allocations, then succeeds; the end is that of no failure."""
-    changed = VARIANTS[variant]
+    gc.collect()
+    before = _core.live_blocks()
+    fail_everywhere(VARIANTS[variant])
+    gc.collect()
+    assert _core.live_blocks() == before
+
+
+def fail_everywhere(changed):
+    """The life of a bridge, each of its allocations failing once."""
     gaussian = {
         "prior": None,
         "prior_mean": np.ones(2, np.float32),
         "prior_factor": np.eye(2, dtype=np.float32),
     }
     _core.set_num_threads(1)
-    whole, bridge = (make(**changed | gaussian) for _ in range(2))
+    whole = make(**changed | gaussian)
     advance(whole, 3)
-    del bridge
     bridge = fails_at_every_allocation(lambda: make(**changed | gaussian), 20)
+    met = 0
     for half_bridge in range(3):
         _core.set_num_threads(1 + half_bridge)  # more threads: more workers are made on the way
-        fails_at_every_allocation(lambda: bridge.begin(STEPS), 1)
-        blocks = _core.live_blocks()
+        fails_at_every_allocation(lambda: bridge.begin(STEPS), 0)
         while bridge.steps:
             for n in itertools.count(1):
                 _core.fail_allocation(n)
@@ -476,10 +480,10 @@ def test_failing_allocations_of_a_bridge(variant):
                     break
                 except MemoryError:
                     assert bridge.step == at
+                    met += 1
                 finally:
                     _core.fail_allocation(0)
-        # Workers stay where they were made for a new thread; nothing else does.
-        assert _core.live_blocks() == blocks or half_bridge > 0
+    assert met > 10
     assert state(bridge) == state(whole)
     _core.set_num_threads(5)  # workers once more, now by sample()
 
@@ -505,6 +509,6 @@ def test_failing_allocations_of_a_bridge(variant):
         lambda: bridge.set_position(
             whole.get_position() | {"steps": 9, "step": 0}, *(np.zeros(0, np.float32),) * 2
         ),
-        1,
+        0,
     )
     assert bridge.steps == 9

@@ -5,6 +5,7 @@ half-bridges check labels, weights, targets, noise, order of reading, clip, Adam
 """
 
 import csv
+import itertools
 import json
 from pathlib import Path
 
@@ -124,6 +125,7 @@ CASES = {
     ),
     "one step": ("residual", {"steps": np.array([0.3])}, {"decay": 0.9}),
     "Brownian": ("residual", {"reference_precision": 0.0, "refresh": 100}, {}),
+    "more than a chunk of paths": ("residual", {"batch": 160, "antithetic": True}, {"decay": 0.9}),
     "bytes, odd microbatches": (
         "residual",
         {
@@ -234,8 +236,7 @@ def torch_model(ops):
             super().__init__()
 
             def layers(*widths):
-                pairs = zip(widths[:-1], widths[1:], strict=True)
-                return nn.ModuleList([nn.Linear(a, b) for a, b in pairs])
+                return nn.ModuleList([nn.Linear(a, b) for a, b in itertools.pairwise(widths)])
 
             self.x_encoder, self.t_encoder = layers(dim, 16, 32), layers(16, 16, 32)
             self.net = layers(64, 128, 128, dim)
@@ -359,3 +360,104 @@ def test_ten_steps(case, learner):
             if which != "ema" or training["decay"]:
                 close(bridge.get_plane(direction, which), plane, 2e-4)
                 close_on_average(bridge.get_plane(direction, which), plane, 5e-5)
+
+
+# ---- samples ----
+
+
+@pytest.mark.parametrize("output", ["mean", "step", "drift"])
+def test_paths(output):
+    """Both directions, trained and not, retold step by step with the same noise."""
+    ops, mean = NETS["residual"], np.array([0.2, -0.1], np.float32)
+    net, reference = _core.Net(ops), oracles.Net64(ops)
+    oracle = oracles.Training(UNEVEN, DATA, (mean, FACTOR), mean, 0.5, output=output)
+    bridge = _core.Bridge(
+        net,
+        source=DATA.astype(np.float32),
+        prior_mean=mean,
+        prior_factor=FACTOR,
+        reference_mean=mean,
+        reference_precision=0.5,
+        steps=UNEVEN,
+        output=output,
+        batch=64,
+        ema=0.99,
+    )
+    seed, n = 2**33 + 1, 300
+    word = oracles.stream_word
+    oracle.seed = seed
+
+    def retold(direction, x, grid, weights):
+        times = np.concatenate([[0.0], np.cumsum(grid)])
+        steps = list(range(len(grid)))
+        backward = direction == "backward"
+        states = [x]
+        for j, k in enumerate(steps[::-1] if backward else steps):
+            told = np.full(n, 1000.0 * times[k + 1 if backward else k] / times[-1])
+            o = x + 0.0 if weights is None else reference.forward(weights, x, told)
+            mean_of = {"mean": o, "step": x + o, "drift": x + grid[k] * o}[output]
+            if weights is None:
+                mean_of = oracle.reference(x, grid[k])
+            z = oracles.normals(seed, word("sample", int(not backward)), j, 0, n, 2)
+            x = mean_of + np.sqrt(2.0 * grid[k]) * z
+            states.append(x)
+        return np.stack(states, axis=1)
+
+    def check(direction, start, weights, grid=UNEVEN, **more):
+        got = bridge.sample(direction, seed, final_noise=True, paths=True, **more)
+        expected = retold(direction, start, grid, weights)
+        assert got.shape == expected.shape
+        close(got, expected, 1e-5)
+        assert np.array_equal(bridge.sample(direction, seed, final_noise=True, **more), got[:, -1])
+
+    orders = [oracles.permutation(seed, word("start", 1), e, len(DATA)) for e in range(n // 13 + 1)]
+    data = np.array([DATA[orders[i // 13][i % 13]] for i in range(n)])
+    z = oracles.normals(seed, word("start", 2), 0, 0, n, 2)
+    prior = z @ FACTOR.T.astype(np.float64) + mean
+    check("forward", data, None, n=n)
+    for direction in ("backward", "forward"):
+        bridge.begin(50)
+        bridge.run(50, 100.0)
+        assert bridge.trained(direction)
+    ema = {d: bridge.get_plane(d, "ema") for d in ("backward", "forward")}
+    theta = {d: bridge.get_plane(d, "theta") for d in ema}
+    assert all(np.abs(ema[d] - theta[d]).max() > 1e-3 for d in ema)
+    check("forward", data, ema["forward"], n=n)
+    check("backward", prior, ema["backward"], n=n)
+    given = np.random.default_rng(3).normal(size=(n, 2)).astype(np.float32)
+    check("backward", given, ema["backward"], x=given)
+    if output == "drift":
+        grid = np.array([0.1, 0.05, 0.05, 0.15])
+        check("backward", prior, ema["backward"], grid, n=n, steps=grid)
+        check("forward", data, ema["forward"], grid, n=n, steps=grid)
+
+
+@pytest.mark.parametrize("output", ["mean", "step", "drift"])
+def test_drift(output):
+    """Drift per unit of time at the states of the grid, and between them where nets allow it."""
+    ops, mean = NETS["residual"], np.array([0.2, -0.1], np.float32)
+    net, reference = _core.Net(ops), oracles.Net64(ops)
+    rows = DATA.astype(np.float32)
+    bridge = _core.Bridge(net, source=rows, prior=rows, reference_mean=mean,
+                          reference_precision=0.5, steps=UNEVEN, output=output, batch=64)  # fmt: skip
+    times = np.concatenate([[0.0], np.cumsum(UNEVEN)])
+    x = np.random.default_rng(5).normal(size=(130, 2)).astype(np.float32)
+    close(bridge.drift("forward", x, np.full(130, 0.05, np.float32)), 0.5 * (mean - x), 1e-6)
+    for _ in range(2):
+        bridge.begin(30)
+        bridge.run(30, 100.0)
+    for direction, states in (("backward", (1, 2, 3)), ("forward", (0, 1, 2))):
+        theta = bridge.get_plane(direction, "theta")
+        for i in states:
+            t = np.full(130, times[i])
+            o = reference.forward(theta, x, 1000.0 * t / times[-1])
+            g = UNEVEN[i - 1 if direction == "backward" else i]
+            expected = {"mean": (o - x) / g, "step": o / g, "drift": o}[output]
+            close(bridge.drift(direction, x, t.astype(np.float32)), expected, 2e-5)
+        if output == "drift":
+            t = np.linspace(0.0, times[-1], 130)
+            expected = reference.forward(theta, x, 1000.0 * t / times[-1])
+            close(bridge.drift(direction, x, t.astype(np.float32)), expected, 1e-4)
+        else:
+            with pytest.raises(ValueError, match="no state"):
+                bridge.drift(direction, x, np.full(130, 0.1, np.float32))

@@ -1,46 +1,41 @@
 #define PY_ARRAY_UNIQUE_SYMBOL dsb_numpy_api
 #define NO_IMPORT_ARRAY
+#include "py/bridge_object.h"
 #include "py/config.h"
-
-#include "base/clock.h"
-
-#define TICK_SECONDS 0.05 /* how often a long call looks for Ctrl-C */
-
-typedef struct dsb_py_bridge {
-    PyObject_HEAD dsb_bridge *bridge;
-    PyThread_type_lock lock;
-    PyObject *net, *source, *prior; /* what the bridge borrows */
-} dsb_py_bridge;
 
 /* ---- locks and Ctrl-C ---- */
 
-/* Waits without the GIL, so that the holder can finish. */
-static void
-lock_bridge(dsb_py_bridge *self)
+int
+dsb_py_lock(dsb_py_bridge *self)
 {
     if (!PyThread_acquire_lock(self->lock, NOWAIT_LOCK)) {
+        /* Waiting for itself would never end. */
+        if (atomic_load(&self->owner) == PyThread_get_thread_ident()) {
+            PyErr_SetString(
+                PyExc_RuntimeError,
+                "a signal handler called the bridge in the middle of its work; raise an "
+                "exception there, and call the bridge once that call has ended");
+            return -1;
+        }
         Py_BEGIN_ALLOW_THREADS
         PyThread_acquire_lock(self->lock, WAIT_LOCK);
         Py_END_ALLOW_THREADS
     }
+    atomic_store(&self->owner, PyThread_get_thread_ident());
+    return 0;
 }
 
-static void
-unlock_bridge(dsb_py_bridge *self)
+void
+dsb_py_unlock(dsb_py_bridge *self)
 {
+    atomic_store(&self->owner, 0);
     PyThread_release_lock(self->lock);
 }
-
-/* Looks for signals while the GIL is released; `saved` is the thread state to come back to. */
-typedef struct signal_watch {
-    PyThreadState *saved;
-    double next;
-} signal_watch;
 
 static bool
 signal_raised(void *context)
 {
-    signal_watch *watch = context;
+    dsb_py_watch *watch = context;
     int raised;
 
     if (dsb_seconds() < watch->next) {
@@ -49,17 +44,39 @@ signal_raised(void *context)
     PyEval_RestoreThread(watch->saved);
     raised = PyErr_CheckSignals();
     watch->saved = PyEval_SaveThread();
-    watch->next = dsb_seconds() + TICK_SECONDS;
+    watch->next = dsb_seconds() + DSB_TICK_SECONDS;
     return raised != 0;
 }
 
-/* ---- making ---- */
+dsb_tick
+dsb_py_watch_signals(dsb_py_watch *watch)
+{
+    watch->next = dsb_seconds() + DSB_TICK_SECONDS;
+    watch->saved = PyEval_SaveThread();
+    return (dsb_tick){signal_raised, watch};
+}
 
-static PyObject *
-module_of(dsb_py_bridge *self)
+void
+dsb_py_unwatch(dsb_py_watch *watch)
+{
+    PyEval_RestoreThread(watch->saved);
+}
+
+PyObject *
+dsb_py_module_of(dsb_py_bridge *self)
 {
     return PyType_GetModule(Py_TYPE((PyObject *)self));
 }
+
+int
+dsb_py_direction(const char *name)
+{
+    static const char *const directions[] = {"backward", "forward", NULL};
+
+    return dsb_py_choose(name, "direction", directions);
+}
+
+/* ---- making ---- */
 
 static PyObject *
 bridge_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
@@ -141,11 +158,13 @@ bridge_begin(PyObject *object, PyObject *argument)
     if (steps == -1 && PyErr_Occurred()) {
         return NULL;
     }
-    lock_bridge(self);
+    if (dsb_py_lock(self) < 0) {
+        return NULL;
+    }
     status = dsb_bridge_begin(self->bridge, steps);
-    unlock_bridge(self);
+    dsb_py_unlock(self);
     if (status != DSB_OK) {
-        return dsb_py_raise(module_of(self), status);
+        return dsb_py_raise(dsb_py_module_of(self), status);
     }
     Py_RETURN_NONE;
 }
@@ -157,18 +176,20 @@ bridge_run(PyObject *object, PyObject *args)
     long long steps;
     double seconds = 0.1;
     int64_t done;
-    signal_watch watch = {.next = dsb_seconds() + TICK_SECONDS};
+    dsb_py_watch watch;
     dsb_status status;
 
     if (!PyArg_ParseTuple(args, "L|d", &steps, &seconds)) {
         return NULL;
     }
-    lock_bridge(self);
-    watch.saved = PyEval_SaveThread();
-    status = dsb_bridge_run(self->bridge, steps, seconds, (dsb_tick){signal_raised, &watch}, &done);
-    PyEval_RestoreThread(watch.saved);
-    unlock_bridge(self);
-    return status != DSB_OK ? dsb_py_raise(module_of(self), status) : PyLong_FromLongLong(done);
+    if (dsb_py_lock(self) < 0) {
+        return NULL;
+    }
+    status = dsb_bridge_run(self->bridge, steps, seconds, dsb_py_watch_signals(&watch), &done);
+    dsb_py_unwatch(&watch);
+    dsb_py_unlock(self);
+    return status != DSB_OK ? dsb_py_raise(dsb_py_module_of(self), status)
+                            : PyLong_FromLongLong(done);
 }
 
 static PyObject *
@@ -183,7 +204,9 @@ bridge_log(PyObject *object, PyObject *args)
     if (!PyArg_ParseTuple(args, "|L", &first)) {
         return NULL;
     }
-    lock_bridge(self);
+    if (dsb_py_lock(self) < 0) {
+        return NULL;
+    }
     first = first < 0 ? 0 : first > self->bridge->logged ? self->bridge->logged : first;
     rest = self->bridge->logged - first;
     loss = dsb_py_array(DSB_FLOAT32, 1, &rest, &l);
@@ -194,7 +217,7 @@ bridge_log(PyObject *object, PyObject *args)
         memcpy(l, self->bridge->loss + first, sizeof(float) * (size_t)rest);
         memcpy(n, self->bridge->norm + first, sizeof(float) * (size_t)rest);
     }
-    unlock_bridge(self);
+    dsb_py_unlock(self);
     if (norm == NULL) {
         Py_XDECREF(loss);
         return NULL;
@@ -204,20 +227,12 @@ bridge_log(PyObject *object, PyObject *args)
 
 /* ---- state ---- */
 
-static int
-get_direction(const char *name)
-{
-    static const char *const directions[] = {"backward", "forward", NULL};
-
-    return dsb_py_choose(name, "direction", directions);
-}
-
 static PyObject *
 bridge_trained(PyObject *object, PyObject *argument)
 {
     const dsb_py_bridge *self = (dsb_py_bridge *)object;
     const char *name = PyUnicode_Check(argument) ? PyUnicode_AsUTF8AndSize(argument, NULL) : "";
-    int direction = name != NULL ? get_direction(name) : -1;
+    int direction = name != NULL ? dsb_py_direction(name) : -1;
 
     return direction < 0 ? NULL : PyBool_FromLong(self->bridge->learners[direction].trained);
 }
@@ -226,7 +241,7 @@ static int
 get_plane_of(dsb_py_bridge *self, const char *direction, const char *which, float **plane)
 {
     static const char *const planes[] = {"theta", "m", "v", "ema", NULL};
-    int d = get_direction(direction), p = d < 0 ? -1 : dsb_py_choose(which, "which", planes);
+    int d = dsb_py_direction(direction), p = d < 0 ? -1 : dsb_py_choose(which, "which", planes);
 
     if (p < 0) {
         return -1;
@@ -253,9 +268,12 @@ bridge_get_plane(PyObject *object, PyObject *args)
     }
     array = dsb_py_array(DSB_FLOAT32, 1, &self->bridge->net->plane, &out);
     if (array != NULL) {
-        lock_bridge(self);
+        if (dsb_py_lock(self) < 0) {
+            Py_DECREF(array);
+            return NULL;
+        }
         self->bridge->be->download(out, plane, sizeof(float) * (size_t)self->bridge->net->plane);
-        unlock_bridge(self);
+        dsb_py_unlock(self);
     }
     return array;
 }
@@ -271,14 +289,16 @@ bridge_set_plane(PyObject *object, PyObject *args)
 
     if (!PyArg_ParseTuple(args, "ssO", &direction, &which, &array) ||
         get_plane_of(self, direction, which, &plane) < 0 ||
-        dsb_py_view(module_of(self), array, "plane", DSB_FLOAT32, 1, &self->bridge->net->plane,
-                    &view) < 0) {
+        dsb_py_view(dsb_py_module_of(self), array, "plane", DSB_FLOAT32, 1,
+                    &self->bridge->net->plane, &view) < 0) {
         return NULL;
     }
-    lock_bridge(self);
+    if (dsb_py_lock(self) < 0) {
+        return NULL;
+    }
     self->bridge->be->upload(plane, view.data, sizeof(float) * (size_t)self->bridge->net->plane);
     dsb_bridge_planes_changed(self->bridge);
-    unlock_bridge(self);
+    dsb_py_unlock(self);
     Py_RETURN_NONE;
 }
 
@@ -289,9 +309,11 @@ bridge_get_position(PyObject *object, PyObject *unused)
     dsb_position p;
 
     (void)unused;
-    lock_bridge(self);
+    if (dsb_py_lock(self) < 0) {
+        return NULL;
+    }
     p = dsb_bridge_position(self->bridge);
-    unlock_bridge(self);
+    dsb_py_unlock(self);
     return Py_BuildValue("{s:L,s:L,s:L,s:L,s:L,s:i,s:i}", "half_bridge", (long long)p.half_bridge,
                          "step", (long long)p.step, "steps", (long long)p.steps, "adam_backward",
                          (long long)p.adam_steps[DSB_BACKWARD], "adam_forward",
@@ -334,18 +356,21 @@ bridge_set_position(PyObject *object, PyObject *args)
     }
     p.trained[0] = trained[0] != 0;
     p.trained[1] = trained[1] != 0;
-    if (p.step < 0 || dsb_py_view(module_of(self), loss, "loss", DSB_FLOAT32, 1, &p.step, &l) < 0 ||
-        dsb_py_view(module_of(self), norm, "norm", DSB_FLOAT32, 1, &p.step, &n) < 0) {
+    if (p.step < 0 ||
+        dsb_py_view(dsb_py_module_of(self), loss, "loss", DSB_FLOAT32, 1, &p.step, &l) < 0 ||
+        dsb_py_view(dsb_py_module_of(self), norm, "norm", DSB_FLOAT32, 1, &p.step, &n) < 0) {
         if (!PyErr_Occurred()) {
             PyErr_SetString(PyExc_ValueError, "position: 'step' must not be negative");
         }
         return NULL;
     }
-    lock_bridge(self);
+    if (dsb_py_lock(self) < 0) {
+        return NULL;
+    }
     status = dsb_bridge_set_position(self->bridge, &p, l.data, n.data);
-    unlock_bridge(self);
+    dsb_py_unlock(self);
     if (status != DSB_OK) {
-        return dsb_py_raise(module_of(self), status);
+        return dsb_py_raise(dsb_py_module_of(self), status);
     }
     Py_RETURN_NONE;
 }
@@ -361,113 +386,6 @@ bridge_memory(PyObject *object, PyObject *unused)
                          (Py_ssize_t)m.activations, "weights", (Py_ssize_t)m.weights, "cache",
                          (Py_ssize_t)m.cache, "ends", (Py_ssize_t)m.ends, "total",
                          (Py_ssize_t)m.total);
-}
-
-/* ---- answers ---- */
-
-static PyObject *
-bridge_sample(PyObject *object, PyObject *args, PyObject *kwargs)
-{
-    static char *names[] = {"", "", "n", "x", "steps", "final_noise", "paths", NULL};
-    dsb_py_bridge *self = (dsb_py_bridge *)object;
-    PyObject *module = module_of(self), *x = NULL, *steps = NULL, *array;
-    const char *name;
-    unsigned long long seed;
-    long long n = 0;
-    int final_noise = 0, paths = 0, direction;
-    int64_t dim = self->bridge->schedule.n > 0 ? dsb_net_dim(self->bridge->net) : 0;
-    int64_t states = self->bridge->schedule.n + 1;
-    dsb_sample_request request = {.n = 0};
-    dsb_tensor start, grid = {.data = NULL};
-    signal_watch watch = {.next = dsb_seconds() + TICK_SECONDS};
-    dsb_status status;
-
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "sK|$LOOpp", names, &name, &seed, &n, &x, &steps,
-                                     &final_noise, &paths)) {
-        return NULL;
-    }
-    direction = get_direction(name);
-    if (direction < 0) {
-        return NULL;
-    }
-    request.n = n;
-    if (dsb_py_given(x)) {
-        if (dsb_py_view(module, x, "x", DSB_FLOAT32, 2, (int64_t[]){-1, dim}, &start) < 0) {
-            return NULL;
-        }
-        request.x = start.data;
-        request.n = start.shape[0];
-    }
-    if (dsb_py_given(steps)) {
-        if (dsb_py_view(module, steps, "steps", DSB_FLOAT64, 1, (int64_t[]){-1}, &grid) < 0) {
-            return NULL;
-        }
-        states = grid.shape[0] + 1;
-    }
-    if (request.n < 1 || states > DSB_MAX_STEPS + 1) {
-        PyErr_Format(PyExc_ValueError,
-                     "expected at least one row and at most %d steps, got %lld and %lld",
-                     DSB_MAX_STEPS, (long long)request.n, (long long)states - 1);
-        return NULL;
-    }
-    request.seed = seed;
-    request.final_noise = final_noise;
-    request.paths = paths;
-    array = paths ? dsb_py_array(DSB_FLOAT32, 3, (int64_t[]){request.n, states, dim}, &request.out)
-                  : dsb_py_array(DSB_FLOAT32, 2, (int64_t[]){request.n, dim}, &request.out);
-    if (array == NULL) {
-        return NULL;
-    }
-    lock_bridge(self);
-    watch.saved = PyEval_SaveThread();
-    status = dsb_bridge_sample(self->bridge, (dsb_direction)direction, (int)states - 1, grid.data,
-                               &request, (dsb_tick){signal_raised, &watch});
-    PyEval_RestoreThread(watch.saved);
-    unlock_bridge(self);
-    if (status != DSB_OK) {
-        Py_DECREF(array);
-        return dsb_py_raise(module, status);
-    }
-    return array;
-}
-
-static PyObject *
-bridge_drift(PyObject *object, PyObject *args)
-{
-    dsb_py_bridge *self = (dsb_py_bridge *)object;
-    PyObject *module = module_of(self), *x, *t, *array;
-    const char *name;
-    int direction;
-    int64_t dim = dsb_net_dim(self->bridge->net);
-    dsb_tensor states, times;
-    float *out;
-    signal_watch watch = {.next = dsb_seconds() + TICK_SECONDS};
-    dsb_status status;
-
-    if (!PyArg_ParseTuple(args, "sOO", &name, &x, &t)) {
-        return NULL;
-    }
-    direction = get_direction(name);
-    if (direction < 0 ||
-        dsb_py_view(module, x, "x", DSB_FLOAT32, 2, (int64_t[]){-1, dim}, &states) < 0 ||
-        dsb_py_view(module, t, "t", DSB_FLOAT32, 1, &states.shape[0], &times) < 0) {
-        return NULL;
-    }
-    array = dsb_py_array(DSB_FLOAT32, 2, states.shape, &out);
-    if (array == NULL) {
-        return NULL;
-    }
-    lock_bridge(self);
-    watch.saved = PyEval_SaveThread();
-    status = dsb_bridge_drift(self->bridge, (dsb_direction)direction, states.shape[0], states.data,
-                              times.data, out, (dsb_tick){signal_raised, &watch});
-    PyEval_RestoreThread(watch.saved);
-    unlock_bridge(self);
-    if (status != DSB_OK) {
-        Py_DECREF(array);
-        return dsb_py_raise(module, status);
-    }
-    return array;
 }
 
 /* ---- the type ---- */
@@ -514,9 +432,9 @@ static PyMethodDef bridge_methods[] = {
     {"set_plane", bridge_set_plane, METH_VARARGS, "set_plane(direction, which, plane)."},
     {"get_position", bridge_get_position, METH_NOARGS, "Where training stands."},
     {"set_position", bridge_set_position, METH_VARARGS, "set_position(position, loss, norm)."},
-    {"sample", (PyCFunction)(void (*)(void))bridge_sample, METH_VARARGS | METH_KEYWORDS,
+    {"sample", (PyCFunction)(void (*)(void))dsb_py_sample, METH_VARARGS | METH_KEYWORDS,
      "sample(direction, seed, *, n, x, steps, final_noise, paths)."},
-    {"drift", bridge_drift, METH_VARARGS, "drift(direction, x, t)."},
+    {"drift", dsb_py_drift, METH_VARARGS, "drift(direction, x, t)."},
     {NULL, NULL, 0, NULL},
 };
 
