@@ -14,8 +14,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ._core import DeviceError, get_num_threads, set_num_threads
-from ._info import info
+try:
+    from ._core import DeviceError, get_num_threads
+except ValueError as error:  # DSB_ISA: the core names what it offers
+    from os import environ
+
+    from ._check import nearest
+
+    _offered = str(error).rpartition("offers ")[2].split(", ")
+    raise ValueError(f"{error}{nearest(environ.get('DSB_ISA', ''), _offered)}") from None
+from ._info import info, set_num_threads
 from .bridge import Bridge
 from .gaussian import Gaussian
 from .history import History, Record

@@ -6,9 +6,10 @@ import warnings
 from typing import TYPE_CHECKING
 
 from . import _core
-from ._check import MAX_SEED, choice
+from ._check import MAX_SEED, choice, shown
 from ._ends import End
 from ._settings import Settings
+from ._turns import FORKED, Forked
 from .history import DIRECTIONS
 from .nn import Graph, Specification
 from .reference import OU, Brownian
@@ -53,7 +54,7 @@ def warn_of_scale(end: End) -> None:
         warnings.warn(
             f"{end.name}: its standard deviation is {std:.3g}; nets learn best between {LEAST_STD:g} "
             f"and {MOST_STD:g}, so consider scaling both ends (and T by the square)",
-            stacklevel=4,
+            stacklevel=3,
         )
 
 
@@ -88,7 +89,7 @@ def graph_of(net: object, dim: int) -> Graph:
     else:
         hint = "; write dsb.MLP()" if isinstance(net, type) else ""
         raise TypeError(
-            f"net: expected dsb.MLP(...), a dsb.nn.Graph or a list of ops, got {net!r}{hint}"
+            f"net: expected dsb.MLP(...), a dsb.nn.Graph or a list of ops, got {shown(net)}{hint}"
         )
     return graph.check(dim)
 
@@ -105,8 +106,11 @@ def describe(bridge: Bridge) -> str:
     """The repr of a bridge."""
     schedule = bridge._schedule
     core, s = bridge._core, bridge._settings
+    head = f"Bridge in {bridge.dim} dimension{'s' * (bridge.dim > 1)}"
+    if isinstance(core, Forked):
+        return f"{head}: {FORKED}"
     n, half = bridge._graph.n_parameters, core.half_bridge
-    done = f"{half // 2} IPF iterations"
+    done = f"{half // 2} IPF iteration{'s' * (half // 2 != 1)}"
     if core.steps:
         done += f", {DIRECTIONS[half % 2]} half-bridge at step {core.step:,} of {core.steps:,}"
     elif half % 2:
@@ -128,4 +132,4 @@ def describe(bridge: Bridge) -> str:
         "done": done,
     }
     told = [f"  {name:<10} {text}" for name, text in lines.items()]
-    return "\n".join([f"Bridge in {bridge.dim} dimension{'s' * (bridge.dim > 1)}", *told])
+    return "\n".join([head, *told])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import operator
+import os
+import sys
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
@@ -18,7 +20,21 @@ Rows = NDArray[np.float32] | NDArray[np.uint8]
 T = TypeVar("T", bound=str)
 
 MAX_SEED = 2**63 - 1
+MAX_ROWS = 2**31 - 1  # of a result
+SHOWN = 80  # characters of a value that a message repeats
+MOST_SINGLE = float(np.finfo(np.float32).max)
+FINITE_SINGLE = "numbers within float32's range"
 BLOCK = 1 << 20  # elements looked at together, so that a check never doubles the memory of the data
+
+
+def shown(value: object) -> str:
+    """The repr of what came, cut off where it is long."""
+    try:
+        text = repr(value)
+    except Exception:  # an int of 5,000 digits, or somebody's own class
+        text = f"a value of type {type(value).__name__}"
+    text = " ".join(text.split())
+    return text if len(text) <= SHOWN else text[: SHOWN - 4] + " ..."
 
 
 def nearest(name: str, options: Iterable[str]) -> str:
@@ -39,52 +55,109 @@ def choice(argument: str, value: object, options: Iterable[T]) -> T:
     if not isinstance(value, str):
         raise TypeError(f"{argument}: expected one of {listed}, got {type(value).__name__}")
     raise ValueError(
-        f"{argument}: expected one of {listed}, got {value!r:.80}{nearest(value, known)}"
+        f"{argument}: expected one of {listed}, got {shown(value)}{nearest(value[:SHOWN], known)}"
     )
 
 
 def integer(argument: str, value: object, low: int, high: int = MAX_SEED) -> int:
     if isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{argument}: expected a whole number, got {value!r}")
+        raise TypeError(f"{argument}: expected a whole number, got {shown(value)}")
     try:
         number = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
-        raise TypeError(f"{argument}: expected a whole number, got {value!r}") from None
+        raise TypeError(f"{argument}: expected a whole number, got {shown(value)}") from None
     if not low <= number <= high:
         bound = f"of at least {low}" if number < low else f"of at most {high}"
-        raise ValueError(f"{argument}: expected a whole number {bound}, got {number}")
+        raise ValueError(f"{argument}: expected a whole number {bound}, got {shown(number)}")
     return number
 
 
 def real(
-    argument: str, value: object, *, above: float = -math.inf, below: float = math.inf
+    argument: str,
+    value: object,
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    below: float | None = None,
+    most: float | None = None,
 ) -> float:
-    """A finite number in the open interval (above, below)."""
+    """A finite number, > above or >= least, and < below or <= most."""
     try:
         if isinstance(value, (bool, str, bytes)):
             raise TypeError
         number = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
-        raise TypeError(f"{argument}: expected a number, got {value!r}") from None
-    if not (math.isfinite(number) and above < number < below):
-        if above == -math.inf:
+        raise TypeError(f"{argument}: expected a number, got {shown(value)}") from None
+    except OverflowError:  # a whole number beyond float64's
+        number = math.inf
+    inside = (
+        math.isfinite(number)
+        and (above is None or number > above)
+        and (least is None or number >= least)
+        and (below is None or number < below)
+        and (most is None or number <= most)
+    )
+    if not inside:
+        low, high = above if least is None else least, below if most is None else most
+        if low is None or high is None:
             bound = "a finite number"
-        elif below == math.inf:
-            bound = f"a finite number above {above:g}"
+            if low is not None:
+                bound += f" above {low:g}" if least is None else f" of at least {low:g}"
         else:
-            bound = f"a number between {above:g} and {below:g}"
-        raise ValueError(f"{argument}: expected {bound}, got {number!r}")
+            left, right = "(["[above is None], ")]"[below is None]
+            bound = f"a number in {left}{low:g}, {high:g}{right}"
+        raise ValueError(f"{argument}: expected {bound}, got {shown(value)}")
+    return number
+
+
+def single(argument: str, number: float, *, below: float = math.inf) -> float:
+    """`number`, which float32 can hold: neither rounded to 0 nor up to `below`."""
+    least = float(np.finfo(np.float32).tiny)
+    if 0 < abs(number) < least:
+        raise ValueError(
+            f"{argument}: expected at least {least:.2g}, the least that float32 holds, got {number!r}"
+        )
+    if abs(number) >= MOST_SINGLE or float(np.float32(number)) >= below:
+        told = f"a number that float32 tells from {below:g}" if below < math.inf else FINITE_SINGLE
+        raise ValueError(f"{argument}: expected {told}, got {number!r}")
     return number
 
 
 def flag(argument: str, value: object) -> bool:
     if isinstance(value, (bool, np.bool_)):
         return bool(value)
-    raise TypeError(f"{argument}: expected True or False, got {value!r}")
+    raise TypeError(f"{argument}: expected True or False, got {shown(value)}")
+
+
+def path_of(value: object) -> str:
+    """A path as text, from what was given as `path`."""
+    if isinstance(value, (str, os.PathLike)):
+        path = os.fspath(value)
+        if isinstance(path, str):
+            return path
+    raise TypeError(f"path: expected a str or an os.PathLike of one, got {shown(value)}")
+
+
+def afford(what: str, rows: int, row_bytes: int) -> None:
+    """MemoryError where `rows` rows of a result are more than there is memory for."""
+    from . import _core
+
+    left = _core.memory_available()
+    if rows * row_bytes > left:
+        raise MemoryError(
+            f"{what}: {rows:,} rows take {rows * row_bytes / 2**30:.4g} GiB, of which "
+            f"{left / 2**30:.4g} are available; {left // row_bytes:,} rows would fit"
+        )
 
 
 def array(argument: str, value: object) -> NDArray[Any]:
     """What NumPy can view of `value`, with no copy where that is possible."""
+    masked = sys.modules.get("numpy.ma")
+    if masked is not None and isinstance(value, masked.MaskedArray) and masked.is_masked(value):
+        raise ValueError(
+            f"{argument}: expected an array without masked entries, got "
+            f"{int(np.sum(masked.getmaskarray(value)))} of them; fill or drop them"
+        )
     try:
         if not hasattr(value, "__array__") and hasattr(value, "__dlpack__"):
             found: NDArray[Any] = np.from_dlpack(value)
@@ -110,6 +183,8 @@ def vector(argument: str, value: object) -> F64:
         raise ValueError(
             f"{argument}: expected finite numbers, got {found[~np.isfinite(found)][0]}"
         )
+    if np.abs(found).max() > MOST_SINGLE:
+        raise ValueError(f"{argument}: expected {FINITE_SINGLE}, got {np.abs(found).max():g}")
     return found
 
 
@@ -147,9 +222,9 @@ def rows(argument: str, value: object, *, least: int = 2, dim: int | None = None
     if found.dtype == np.uint8:
         return np.ascontiguousarray(found, dtype=np.uint8)
     with np.errstate(over="ignore"):
-        single = np.ascontiguousarray(found, dtype=np.float32)
-    _refuse_nonfinite(argument, single, found)
-    return single
+        converted = np.require(found, np.float32, ["C", "A"])
+    _refuse_nonfinite(argument, converted, found)
+    return converted
 
 
 def blocks(data: NDArray[Any]) -> Iterable[tuple[int, NDArray[Any]]]:
@@ -159,13 +234,22 @@ def blocks(data: NDArray[Any]) -> Iterable[tuple[int, NDArray[Any]]]:
         yield first, data[first : first + many]
 
 
-def _refuse_nonfinite(argument: str, single: F32, given: NDArray[Any]) -> None:
-    for first, block in blocks(single):
+def first_nonfinite(data: NDArray[Any]) -> int | None:
+    """Number of the first row with NaN or infinity; None where there is none."""
+    for first, block in blocks(data.reshape(len(data), -1)):
+        finite = np.isfinite(block)
+        if not finite.all():
+            return first + int(np.argwhere(~finite)[0, 0])
+    return None
+
+
+def _refuse_nonfinite(argument: str, converted: F32, given: NDArray[Any]) -> None:
+    for first, block in blocks(converted):
         finite = np.isfinite(block)
         if not finite.all():
             row, column = (int(i) for i in np.argwhere(~finite)[0])
             bad = given[first + row, column]
-            what = "finite numbers" if not np.isfinite(bad) else "numbers within float32's range"
+            what = "finite numbers" if not np.isfinite(bad) else FINITE_SINGLE
             raise ValueError(
                 f"{argument}: expected {what}, got {bad} in row {first + row}, column {column}"
             )

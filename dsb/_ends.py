@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ._check import F64, Rows, nearest, rows
+from ._check import F64, Rows, first_nonfinite, nearest, rows, shown
 from .gaussian import Gaussian, main_variance, moments, scaling
 
 
@@ -41,9 +41,11 @@ class End:
                 raise ValueError(f"{name}: expected dimension {dim}, got {value.dim} in {value!r}")
             return cls(name, gaussian=value)
         if isinstance(value, str):
-            hint = nearest(value, ["gaussian"]) if name == "prior" else ""
+            hint = nearest(value[:80], ["gaussian"]) if name == "prior" else ""
             known = "'gaussian', a Gaussian" if name == "prior" else "a Gaussian"
-            raise ValueError(f"{name}: expected {known} or an array [n, d], got {value!r}{hint}")
+            raise ValueError(
+                f"{name}: expected {known} or an array [n, d], got {shown(value)}{hint}"
+            )
         return cls(name, data=rows(name, value, dim=dim))
 
     @property
@@ -80,15 +82,47 @@ class End:
         assert self.data is not None
         return main_variance(self.data, self.scaling[0])
 
-    def fingerprint(self) -> str | None:
-        """SHA-256 of dtype, shape and bytes of the rows; None for a Gaussian."""
-        if self._fingerprint is None and self.data is not None:
-            import hashlib
+    def refuse_missing(self) -> None:
+        """ValueError where the rows are not here, on behalf of fit."""
+        if self.missing:
+            assert self.shape is not None
+            raise ValueError(
+                f"{self.name}: fitting needs its {self.shape[0]:,} rows, which the checkpoint was saved "
+                f"without; load it with dsb.load(path, {self.name}=...)"
+            )
 
-            digest = hashlib.sha256(f"{self.data.dtype} {self.data.shape} ".encode())
-            digest.update(self.data.data)
-            self._fingerprint = digest.hexdigest()
+    def fingerprint(self) -> str | None:
+        """SHA-256 of dtype, shape and bytes of the rows when first asked for; None for a Gaussian."""
+        if self._fingerprint is None:
+            self._fingerprint = self._hash()
         return self._fingerprint
+
+    def unchanged(self) -> str | None:
+        """`fingerprint`, after a look at the rows themselves: they belong to the user."""
+        if self.data is None:
+            return self._fingerprint
+        now = self._hash()
+        if self._fingerprint is not None and self._fingerprint != now:
+            raise ValueError(
+                f"{self.name}: its rows were changed in place since the bridge was first fitted, saved "
+                "or loaded; restore them, or make a bridge of a copy"
+            )
+        self._fingerprint = now
+        return now
+
+    def _hash(self) -> str | None:
+        if self.data is None:
+            return None
+        import hashlib
+
+        if self.data.dtype != np.uint8 and (row := first_nonfinite(self.data)) is not None:
+            raise ValueError(
+                f"{self.name}: its rows were changed in place since the bridge was made: "
+                f"row {row} holds NaN or infinity"
+            )
+        digest = hashlib.sha256(f"{self.data.dtype} {self.data.shape} ".encode())
+        digest.update(self.data.data)
+        return digest.hexdigest()
 
     def keywords(self) -> dict[str, Any]:
         """Arguments of `_core.Bridge`."""
@@ -99,7 +133,10 @@ class End:
             # A bridge without its data samples from the other end; this one is never read.
             g = self.gaussian if self.gaussian is not None else Gaussian(np.zeros(self.dim), 1.0)
             told[f"{self.name}_mean"] = g.mean.astype(np.float32)
-            told[f"{self.name}_factor"] = g.factor
+            if g.isotropic:
+                told[f"{self.name}_deviation"] = np.sqrt(g.var)
+            else:
+                told[f"{self.name}_factor"] = g.factor
         return told
 
     def __repr__(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ._check import integer
+from ._check import flag, integer, shown
 from ._progress import Progress
 from .history import DIRECTIONS, Record
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .bridge import Bridge
 
 MAX_STEPS = 10_000_000  # of a half-bridge: its log is 80 MB then
+FIRST_STEPS = 5000  # of a half-bridge, where none was begun before and nothing is asked for
 CHUNK = 0.1  # seconds of work between two looks at the progress bar
 
 
@@ -23,27 +24,42 @@ class Fit:
         self,
         bridge: Bridge,
         ipf: int,
-        steps: int,
+        steps: int | None,
         callback: Callable[[Bridge, Record], object] | None,
         log_every: int,
+        progress: bool | None,
     ) -> None:
+        self.active, self.thread = False, 0
         self.bridge = bridge
+        for end in bridge._ends:
+            end.refuse_missing()
         self.ipf = integer("ipf", ipf, 0)
-        self.steps = integer("steps", steps, 1, MAX_STEPS)
+        self.steps = 0 if steps is None else integer("steps", steps, 1, MAX_STEPS)
         self.log_every = integer("log_every", log_every, 1)
         self.callback = callback
         if callback is not None and not callable(callback):
-            raise TypeError(f"callback: expected a function, got {callback!r}")
+            raise TypeError(f"callback: expected a function, got {shown(callback)}")
+        self.progress = None if progress is None else flag("progress", progress)
 
-    def __call__(self, progress: bool | None) -> None:
+    def __call__(self) -> None:
         core = self.bridge._core
+        for end in self.bridge._ends:
+            end.fingerprint()
+        self.steps = self.steps or self.steps_before()
         begun = int(core.steps > 0)
         target = 2 * ((core.half_bridge + begun + 1) // 2 + self.ipf)
         left = (target - core.half_bridge - begun) * self.steps + core.steps - core.step
-        with Progress(progress, left) as bar:
+        with Progress(self.progress, left) as bar:
             while core.half_bridge < target:
                 bar.begin(core.half_bridge // 2 + 1, target // 2, DIRECTIONS[core.half_bridge % 2])
                 self.half_bridge(bar)
+
+    def steps_before(self) -> int:
+        """Of the last half-bridge that was begun."""
+        bridge = self.bridge
+        with bridge._in_line(), bridge._turn:
+            parts = bridge._parts()
+            return bridge._core.steps or (len(parts[-1].loss) if parts else FIRST_STEPS)
 
     def half_bridge(self, bar: Progress) -> None:
         """The rest of one half-bridge, which is begun first if need be."""
@@ -59,10 +75,12 @@ class Fit:
             boundary = min(steps, (step // self.log_every + 1) * self.log_every)
             done = self.run(boundary - step)
             step += done
-            loss, norm = core.log()
+            first = min(reported, max(step - self.log_every, 0))
+            loss, norm = core.log(first)
             bar.advance(done, float(loss[-self.log_every :].mean()))
             if self.callback is not None and step == boundary:
-                means = float(loss[reported:].mean()), float(norm[reported:].mean())
+                new = slice(reported - first, None)
+                means = float(loss[new].mean()), float(norm[new].mean())
                 reported = step
                 record = Record(iteration, direction, step, steps, *means, step == steps)
                 self.callback(bridge, record)

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from . import _core
+from ._check import integer
+
+MAX_THREADS = 256
+
 
 class Info(dict[str, Any]):
     """A dict that shows itself as a table."""
@@ -25,7 +30,7 @@ def info() -> Info:
 
     import numpy as np
 
-    from . import __version__, _core
+    from . import __version__
 
     found = Info(dsb=__version__)
     found["device"] = "cpu"
@@ -38,3 +43,8 @@ def info() -> Info:
     found["python"] = platform.python_version()
     found["machine"] = f"{platform.system()} {platform.machine()}"
     return found
+
+
+def set_num_threads(threads: int) -> None:
+    """Sets the number of threads, 1 to 256, of all bridges; results do not depend on it."""
+    _core.set_num_threads(integer("threads", threads, 1, MAX_THREADS))

@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ._build import mixed
-from ._check import F32, array, choice, flag, integer, rows
+from ._check import F32, MAX_ROWS, afford, array, choice, first_nonfinite, flag, integer, rows
 from .history import DIRECTIONS, Direction
 from .schedule import Schedule
 
 if TYPE_CHECKING:
     from .bridge import Bridge
+
+
+SLICE = 4096  # rows of drift between two looks at signals
 
 
 class Request(NamedTuple):
@@ -22,42 +25,66 @@ class Request(NamedTuple):
     seed: int | None
     schedule: Schedule | None
     final_noise: bool
-    paths: bool
+    paths: bool = False
 
 
-def sample(bridge: Bridge, n: int | None, x: object, how: Request) -> F32:
-    """`Bridge.sample` and `Bridge.paths`."""
-    choice("direction", how.direction, DIRECTIONS)
-    flag("final_noise", how.final_noise)
+def paths(bridge: Bridge, start: object, how: Request) -> F32:
+    """`Bridge.paths`."""
+    if isinstance(start, (int, np.integer)):
+        return _simulate(bridge, ("start", "start"), start, None, how)
+    return _simulate(bridge, ("start", "start"), None, start, how)
+
+
+def sample(bridge: Bridge, n: object, x: object, how: Request) -> F32:
+    """`Bridge.sample`."""
     if (n is None) == (x is None):
         raise ValueError(f"n: expected either n or x, got {'neither' if x is None else 'both'}")
+    if not isinstance(n, (int, np.integer)) and hasattr(n, "__len__") and not isinstance(n, str):
+        raise TypeError(
+            f"n: expected a whole number, got {type(n).__name__}; write sample(x=...) to give the starts"
+        )
+    return _simulate(bridge, ("n", "x"), n, x, how)
+
+
+def _simulate(bridge: Bridge, names: tuple[str, str], n: object, x: object, how: Request) -> F32:
+    """From `n` starts that are drawn or from the starts `x`; `names` are those of the arguments."""
+    choice("direction", how.direction, DIRECTIONS)
+    flag("final_noise", how.final_noise)
     steps = None if how.schedule is None else _steps(bridge, how.schedule)
     told: dict[str, Any]
     if x is not None:
-        told = {"x": _points(bridge, x)}
+        told = {"x": _points(names[1], bridge, x)}
+        many = len(told["x"])
     else:
         end = bridge._ends[how.direction == "backward"]
         if end.missing:
             raise ValueError(
-                f"n: starts cannot be drawn, the checkpoint was saved without the {end.name} data; "
-                f"give x=, or load it with dsb.load(path, {end.name}=...)"
+                f"{names[0]}: starts cannot be drawn, the checkpoint was saved without the {end.name} "
+                f"data; give {names[1]}=, or load it with dsb.load(path, {end.name}=...)"
             )
-        told = {"n": integer("n", n, 1, 2**31 - 1)}
+        many = integer(names[0], n, 1, MAX_ROWS)
+        told = {"n": many}
+    states = 1
+    if how.paths:
+        states += bridge.schedule.N if steps is None else len(steps)
+    what = "paths" if how.paths else "sample"
+    afford(what, many, 4 * bridge.dim * states)
     if how.seed is None:
         seed = mixed(bridge._settings.seed, bridge._draws)
         bridge._draws += 1
     else:
         seed = integer("seed", how.seed, 0)
     with bridge._in_line(), bridge._turn:
-        return bridge._core.sample(
+        result = bridge._core.sample(
             how.direction, seed, steps=steps, final_noise=how.final_noise, paths=how.paths, **told
         )
+    return _finite(what, how.direction, result)
 
 
 def drift(bridge: Bridge, x: object, t: object, direction: Direction) -> F32:
     """`Bridge.drift`."""
     choice("direction", direction, DIRECTIONS)
-    points = _points(bridge, x)
+    points = _points("x", bridge, x)
     times = array("t", t)
     if times.dtype.kind not in "fiu":
         raise TypeError(f"t: expected numbers, got an array of dtype {times.dtype}")
@@ -70,12 +97,27 @@ def drift(bridge: Bridge, x: object, t: object, direction: Direction) -> F32:
     if not ((times >= 0) & (times <= T * (1 + 1e-6))).all():
         raise ValueError(f"t: expected times in [0, {T:g}], got {times.min():g} .. {times.max():g}")
     single = np.full(len(points), times, dtype=np.float32)
+    afford("drift", len(points), 4 * bridge.dim)
+    result = np.empty_like(points)
     with bridge._in_line(), bridge._turn:
-        return bridge._core.drift(direction, points, single)
+        for first in range(0, len(points), SLICE):
+            some = slice(first, first + SLICE)
+            result[some] = bridge._core.drift(direction, points[some], single[some])
+    return _finite("drift", direction, result)
 
 
-def _points(bridge: Bridge, x: object) -> F32:
-    points = rows("x", x, least=1, dim=bridge.dim)
+def _finite(what: str, direction: Direction, result: F32) -> F32:
+    row = first_nonfinite(result)
+    if row is not None:
+        raise FloatingPointError(
+            f"{what}: NaN or infinity in row {row} of the result: the starts lie too far out, or the "
+            f"{direction} net has diverged"
+        )
+    return result
+
+
+def _points(name: str, bridge: Bridge, x: object) -> F32:
+    points = rows(name, x, least=1, dim=bridge.dim)
     if points.dtype == np.uint8:
         return (points * np.float32(2 / 255) - np.float32(1)).astype(np.float32)
     return points  # type: ignore[return-value]

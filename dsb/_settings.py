@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple
 
-from ._check import MAX_SEED, choice, flag, integer, real
+from ._check import MAX_SEED, choice, flag, integer, real, shown, single
 
 CONVENTIONS = ("grid", "official")
 OBJECTIVES = ("dsb", "simplified")
@@ -14,6 +14,7 @@ MAX_BATCH = 1 << 24
 MAX_REFRESH = 1 << 24
 MAX_REUSE = 255
 MAX_MICROBATCH = 1 << 16
+MAX_RATE = 1e6
 
 
 class Settings(NamedTuple):
@@ -46,7 +47,7 @@ class Settings(NamedTuple):
         try:
             beta1, beta2 = betas
         except (TypeError, ValueError):
-            raise TypeError(f"betas: expected a pair of numbers, got {betas!r}") from None
+            raise TypeError(f"betas: expected a pair of numbers, got {shown(betas)}") from None
         defaults: dict[str, Any] = {
             "output": "drift" if grid else "step",
             "closed_form": grid,
@@ -61,9 +62,8 @@ class Settings(NamedTuple):
         for name in ("microbatch", "lanes", "cache_bytes"):
             if given[name] is not None:
                 integer(name, given[name], 1)
-        for name in ("clip", "ema"):
-            if given[name] is not None:
-                real(name, given[name], above=0)
+        if given["clip"] is not None:
+            clip_of(given["clip"])
         chosen = {k: defaults[k] if v is None else v for k, v in given.items()}
         return cls(**chosen, beta1=beta1, beta2=beta2, epsilon=eps)._checked()
 
@@ -81,18 +81,28 @@ class Settings(NamedTuple):
             "refresh": integer("refresh", self.refresh, 1, MAX_REFRESH),
             "reuse": integer("reuse", self.reuse, 1, MAX_REUSE),
             "cache_bytes": integer("cache_bytes", self.cache_bytes, 0),
-            "learning_rate": real("learning_rate", self.learning_rate, above=0),
-            "clip": real("clip", self.clip),
-            "ema": real("ema", self.ema, above=-1, below=1),
-            "beta1": real("betas[0]", self.beta1, above=-1, below=1),
-            "beta2": real("betas[1]", self.beta2, above=-1, below=1),
+            "learning_rate": rate_of(self.learning_rate),
+            "clip": real("clip", self.clip, least=0),
+            "ema": real("ema", self.ema, least=0, below=1),
+            "beta1": real("betas[0]", self.beta1, least=0, below=1),
+            "beta2": real("betas[1]", self.beta2, least=0, below=1),
             "epsilon": real("eps", self.epsilon, above=0),
             "seed": integer("seed", self.seed, 0, MAX_SEED),
         }
-        for argument in ("clip", "ema", "beta1", "beta2"):
-            if checked[argument] < 0:
-                raise ValueError(f"{argument}: expected a number from 0, got {checked[argument]}")
+        single("clip", checked["clip"])
+        single("eps", checked["epsilon"])
+        for field, argument in (("ema", "ema"), ("beta1", "betas[0]"), ("beta2", "betas[1]")):
+            single(argument, checked[field], below=1)
         return self._replace(**checked)
+
+    def eased(self, learning_rate: float | None, clip: float | None) -> Settings:
+        """With another rate or bound of the gradient, where they are given."""
+        told: dict[str, Any] = {}
+        if learning_rate is not None:
+            told["learning_rate"] = rate_of(learning_rate)
+        if clip is not None:
+            told["clip"] = clip_of(clip)
+        return self._replace(**told)._checked()
 
     def keywords(self) -> dict[str, Any]:
         """Arguments of `_core.Bridge`."""
@@ -116,3 +126,13 @@ class Settings(NamedTuple):
     def loss_weight(self) -> Literal["g", "one"]:
         """Weight of a pair in the loss: proportional to its step for output "drift"."""
         return "g" if self.output == "drift" else "one"
+
+
+def rate_of(value: object) -> float:
+    """A learning rate."""
+    return single("learning_rate", real("learning_rate", value, above=0, most=MAX_RATE))
+
+
+def clip_of(value: object) -> float:
+    """A bound of the gradient, which is there."""
+    return single("clip", real("clip", value, above=0))

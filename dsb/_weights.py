@@ -42,7 +42,8 @@ def set(bridge: Bridge, direction: Direction, weights: object) -> None:
                 f"weights[{name!r}]: expected floats of shape {shape}, "
                 f"got {value.dtype} of shape {value.shape}"
             )
-        plane[span] = value.reshape(-1)
+        with np.errstate(all="ignore"):  # what does not fit is refused in the next line
+            plane[span] = value.reshape(-1)
         if not np.isfinite(plane[span]).all():
             raise ValueError(f"weights[{name!r}]: expected finite numbers, got NaN or infinity")
     core = bridge._core

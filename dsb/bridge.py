@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Literal, NoReturn
 
-import numpy as np
 from numpy.typing import ArrayLike
 
-from . import _build, _core, _sampling, _weights
+from . import _build, _core, _sampling, _turns, _weights
 from ._check import F32, Rows, choice, flag
 from ._ends import End
 from ._fit import Fit
@@ -181,8 +179,6 @@ class Bridge:
             end = End("prior", gaussian=Gaussian(mean, var))
         else:
             end = End.of("prior", prior, dim=start.dim)
-        for side in (start, end):
-            _build.warn_of_scale(side)
         if reference is None:
             prior_law = end.gaussian
             reference = Brownian() if prior_law is None else OU(prior_law.mean, prior_law.var)
@@ -195,6 +191,8 @@ class Bridge:
         if net is None:
             net = MLP.official() if official else MLP()
         self._start(start, end, schedule, reference, net, settings)
+        for side in (start, end):
+            _build.warn_of_scale(side)
 
     def _start(
         self,
@@ -207,7 +205,7 @@ class Bridge:
     ) -> None:
         _build.check_process(schedule, reference, settings)
         graph = _build.graph_of(net, source.dim)
-        self._core = _core.Bridge(
+        self._core: _core.Bridge = _core.Bridge(
             _core.Net(graph.ops),
             **source.keywords(),
             **prior.keywords(),
@@ -222,10 +220,7 @@ class Bridge:
         self._label = repr(net) if isinstance(net, (MLP, OfficialMLP)) else f"{len(graph.ops)} ops"
         self._finished: list[HalfBridge] = []
         self._draws = 0  # samples drawn without a seed
-        self._fitting = threading.Lock()
-        # `turn` is held by whoever uses the core. Others than fit hold `queue` too while they wait and
-        # work; fit passes through it between two chunks of steps, so that it cannot starve them.
-        self._turn, self._queue = threading.RLock(), threading.RLock()
+        _turns.enrol(self)
 
     # ---- what it is ----
 
@@ -262,7 +257,9 @@ class Bridge:
     @property
     def settings(self) -> Settings:
         """Convention, objective, batch, optimiser, seed and so on, with every default filled in."""
-        return self._settings._replace(microbatch=self.microbatch, lanes=self.lanes)
+        return self._settings._replace(
+            microbatch=self.microbatch, lanes=self.lanes, refresh=self._core.refresh
+        )
 
     @property
     def microbatch(self) -> int:
@@ -304,7 +301,7 @@ class Bridge:
     def fit(
         self,
         ipf: int = 1,
-        steps: int = 5000,
+        steps: int | None = None,
         *,
         callback: Callable[[Bridge, Record], object] | None = None,
         log_every: int = 100,
@@ -317,12 +314,16 @@ class Bridge:
         begun (by an earlier call that was stopped, or before `save`) is finished first and not counted; a
         half-bridge that was begun keeps its number of steps.
 
+        The loss has a positive floor, the variance of the target, so that its level says little. It jumps
+        after the first half-bridge, whose closed-form target has less noise than simulated ones.
+
         Parameters
         ----------
         ipf : int
             Iterations; 0 only finishes what was begun.
-        steps : int
-            Gradient steps of every half-bridge that this call begins.
+        steps : int, optional
+            Gradient steps of every half-bridge that this call begins. Default: as many as the last
+            half-bridge that was begun has (also before `save`), 5,000 for the first.
         callback : callable, optional
             Called as callback(bridge, record) every `log_every` steps and at the end of each half-bridge.
             It may save and sample; an exception from it ends the call between two steps.
@@ -341,35 +342,31 @@ class Bridge:
         KeyboardInterrupt
             Ctrl-C, at a step boundary: the bridge can be used, saved and fitted further.
         FloatingPointError
-            NaN or infinity; names step, direction, op and tensor. The nets stand as before that step.
+            NaN or infinity; names step, direction, op and tensor. The nets stand as before that step:
+            save, and go on with a smaller learning_rate or a clip given to `dsb.load`.
         RuntimeError
             The bridge is being fitted already, in another thread or in a callback.
         ValueError
-            An argument is out of its range, or the bridge came from a checkpoint without its data.
+            An argument is out of its range, the data hold NaN, or the bridge came from a checkpoint
+            without them.
         """
-        for end in self._ends:
-            if end.missing:
-                raise ValueError(
-                    f"{end.name}: fitting needs the {end!r} that the checkpoint was saved without; "
-                    f"load it with dsb.load(path, {end.name}=...)"
-                )
-        run = Fit(self, ipf, steps, callback, log_every)
-        if not self._fitting.acquire(blocking=False):
-            raise RuntimeError("this bridge is being fitted already: one fit at a time")
+        run = Fit(self, ipf, steps, callback, log_every, progress)
         try:
-            run(progress)
+            _turns.begin(self, run)
+            run()
         finally:
-            self._fitting.release()
+            run.active = False
         return self.history
 
     def _in_line(self) -> AbstractContextManager[object]:
         """`with bridge._in_line(), bridge._turn:` has the core between two chunks of steps."""
-        if self._turn._is_owned():  # type: ignore[attr-defined]  # as threading.Condition asks
+        if self._turn._is_owned():  # as threading.Condition asks
             raise RuntimeError(
                 "the bridge was called by a signal handler in the middle of its own work; raise "
                 "KeyboardInterrupt there, and call the bridge once that has ended"
             )
-        return self._queue
+        queue: AbstractContextManager[object] = self._queue
+        return queue
 
     def _collect(self) -> None:
         """Takes over the log of a half-bridge that has ended."""
@@ -426,8 +423,12 @@ class Bridge:
             The backward net has not been trained.
         TypeError, ValueError
             An argument is of the wrong type, shape or range.
+        FloatingPointError
+            The result holds NaN or infinity.
+        MemoryError
+            The result needs more memory than there is; the message says how many rows would fit.
         """
-        how = _sampling.Request(direction, seed, schedule, final_noise, paths=False)
+        how = _sampling.Request(direction, seed, schedule, final_noise)
         return _sampling.sample(self, n, x, how)
 
     def paths(
@@ -445,9 +446,7 @@ class Bridge:
         of a backward path thus belong to the times T .. 0, those of a forward path to 0 .. T.
         """
         how = _sampling.Request(direction, seed, schedule, final_noise, paths=True)
-        if isinstance(start, (int, np.integer)):
-            return _sampling.sample(self, int(start), None, how)
-        return _sampling.sample(self, None, start, how)
+        return _sampling.paths(self, start, how)
 
     def drift(self, x: ArrayLike, t: float | ArrayLike, direction: Direction = "backward") -> F32:
         r"""Drift of a direction's own process per unit of time: (B(x) - x) / g or (F(x) - x) / g.
@@ -504,11 +503,22 @@ class Bridge:
         Raises
         ------
         OSError
-            The file cannot be written: FileNotFoundError, PermissionError, no space left and so on.
+            The file cannot be written: FileNotFoundError, PermissionError, no space left and so on, or
+            `path` is there and no regular file.
+        ValueError
+            The rows of an end were changed in place since the first fit or save, or hold NaN.
+        FloatingPointError
+            A net, an average or a moment of Adam's holds NaN or infinity.
         """
         from . import checkpoint
 
         checkpoint.save(self, path, data)
+
+    # Set by _turns.enrol.
+    _guard: _turns.Lock
+    _turn: _turns.Lock
+    _queue: _turns.Lock
+    _run: Fit | None
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a Bridge cannot be pickled or copied: use save() and dsb.load()")

@@ -1,9 +1,9 @@
 """Checkpoints: safetensors files from which a bridge goes on bit for bit.
 
 Layout: one metadata entry "dsb" with JSON (settings, net, position, layout of the history, SHA-256 of
-every tensor), and tensors: planes `<direction>.theta`, `.m`, `.v`, `.ema` as the core lays them out,
-`history.loss`, `history.grad_norm`, `schedule.steps`, `reference.mean`, and for each end either
-`<end>.data` or `<end>.mean` and `<end>.cov`.
+every tensor and of the JSON itself), and tensors: planes `<direction>.theta`, `.m`, `.v`, `.ema` as the
+core lays them out, `history.loss`, `history.grad_norm`, `schedule.steps`, `reference.mean`, and for each
+end either `<end>.data` or `<end>.mean` and `<end>.cov`.
 
 A file is input from strangers. Everything that it claims is compared with the sizes in its header, which
 safetensors has compared with the length of the file, before anything of a claimed size is made.
@@ -12,10 +12,12 @@ safetensors has compared with the length of the file, before anything of a claim
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import secrets
+import stat
 import warnings
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
@@ -23,8 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _core
+from ._check import path_of, shown
 from ._ends import End
-from ._settings import Settings
+from ._settings import Settings, clip_of, rate_of
 from .gaussian import Gaussian
 from .history import DIRECTIONS, NOTHING, half_bridge
 from .nn import Graph
@@ -43,7 +46,11 @@ POSITION = ("half_bridge", "step", "steps", "adam_backward", "adam_forward", "tr
             "trained_forward")  # fmt: skip
 DTYPES = {"F32": "float32", "F64": "float64", "U8": "uint8"}
 
+REFERENCES = ("OU", "Brownian")
+SEAL = "metadata_sha256"
+
 _warned: set[tuple[str, str]] = set()
+_parts: set[str] = set()  # part files that this process is writing
 
 
 class _Refusal(ValueError):
@@ -57,15 +64,14 @@ def save(bridge: Bridge, path: str | os.PathLike[str], data: bool | Literal["aut
     """`Bridge.save`."""
     from safetensors.numpy import save as serialise
 
-    if data not in (True, False, "auto"):
-        raise ValueError(f"data: expected True, False or 'auto', got {data!r}")
-    path = os.fspath(path)
-    if not isinstance(path, str):
-        raise TypeError(f"path: expected a path, got {path!r}")
+    if not isinstance(data, (bool, np.bool_)) and not (isinstance(data, str) and data == "auto"):
+        raise ValueError(f"data: expected True, False or 'auto', got {shown(data)}")
+    path = path_of(path)
+    _target(path)
     tensors, told = _state(bridge, data)
     told["sha256"] = {name: _digest(tensor) for name, tensor in sorted(tensors.items())}
-    text = json.dumps(told, allow_nan=False)
-    _write(path, serialise(tensors, metadata={KEY: text}))
+    told[SEAL] = _seal(told)
+    _write(path, serialise(tensors, metadata={KEY: _canonical(told)}))
 
 
 def _state(
@@ -80,6 +86,11 @@ def _state(
         for direction in DIRECTIONS:
             for plane in _planes(settings):
                 tensors[f"{direction}.{plane}"] = bridge._core.get_plane(direction, plane)
+    for name, tensor in tensors.items():
+        if not np.isfinite(tensor).all():
+            raise FloatingPointError(
+                f"{name}: holds NaN or infinity; training has diverged, and nothing was saved"
+            )
     empty = np.empty(0, np.float32)
     tensors["history.loss"] = np.concatenate([empty, *(part.loss for part in parts)])
     tensors["history.grad_norm"] = np.concatenate([empty, *(part.grad_norm for part in parts)])
@@ -94,7 +105,9 @@ def _state(
         "net_label": bridge._label,
         "settings": settings._asdict(),
         "loss_weight": settings.loss_weight,
-        "reference": {"var": reference.var} if isinstance(reference, OU) else {},
+        "reference": {"kind": "OU", "var": reference.var}
+        if isinstance(reference, OU)
+        else {"kind": "Brownian"},
         "position": {name: position[name] for name in POSITION},
         "history": [len(part.loss) for part in parts],
         "ends": _save_ends(bridge._ends, data, tensors),
@@ -107,6 +120,12 @@ def _save_ends(
 ) -> list[dict[str, Any]]:
     arrays = [end.data for end in ends if end.data is not None]
     stored = sum(a.nbytes for a in arrays) <= AUTO_DATA if data == "auto" else bool(data)
+    absent = [end.name for end in ends if end.missing]
+    if data is not False and data != "auto" and absent:
+        raise ValueError(
+            f"data: cannot be stored, the rows of {' and '.join(absent)} are not here; "
+            f"load the checkpoint with dsb.load(path, {absent[0]}=...)"
+        )
     told: list[dict[str, Any]] = []
     for end in ends:
         if end.gaussian is not None:
@@ -119,17 +138,18 @@ def _save_ends(
         assert end.shape is not None
         scale, shift = end.scaling
         told.append({"rows": end.shape[0], "columns": end.shape[1], "dtype": end.dtype,
-                     "scale": scale, "shift": shift, "sha256": end.fingerprint()})  # fmt: skip
+                     "scale": scale, "shift": shift, "sha256": end.unchanged()})  # fmt: skip
     return told
 
 
 def _write(path: str, content: bytes) -> None:
     """Beside the target, synced, renamed: the target is the old file or the new one, never a part."""
-    target = os.path.realpath(path)  # a link stays a link
-    if os.path.isdir(target):
-        raise IsADirectoryError(21, "expected the path of a file, got a directory", path)
+    target = _target(path)
     folder, name = os.path.split(target)
-    part = os.path.join(folder, f".{name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+    start = _part_start(name)
+    _remove_stale(folder, start)
+    part = os.path.join(folder, f"{start}{os.getpid()}-{secrets.token_hex(4)}.part")
+    _parts.add(part)
     try:
         descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         with open(descriptor, "wb") as file:
@@ -145,18 +165,69 @@ def _write(path: str, content: bytes) -> None:
         if isinstance(error, OSError) and error.errno is not None:
             raise type(error)(error.errno, error.strerror, path) from None  # not the part's name
         raise
-    directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        with contextlib.suppress(OSError):  # some file systems cannot sync a directory
-            os.fsync(directory)
     finally:
-        os.close(directory)
+        _parts.discard(part)
+    with contextlib.suppress(OSError):  # not to be read, or not to be synced
+        directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+
+def _target(path: str) -> str:
+    """The file to replace; OSError where something else is there. A link stays a link."""
+    target = os.path.realpath(path)
+    try:
+        mode = os.stat(target).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return target
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, "expected the path of a file, got a directory", path)
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "expected the path of a regular file, got another kind", path)
+    return target
+
+
+def _part_start(name: str) -> str:
+    """With what the part files of one target begin, from any process of this machine."""
+    told = os.fsencode(f"{os.uname().nodename}/{name}")
+    return f".{name[:30]}.{hashlib.sha256(told).hexdigest()[:16]}."
+
+
+def _remove_stale(folder: str, start: str) -> None:
+    """Removes what saves of the same file left that were killed."""
+    with contextlib.suppress(OSError):
+        for name in os.listdir(folder):
+            pid = name.removeprefix(start).partition("-")[0]
+            if not (name.startswith(start) and name.endswith(".part") and pid.isdecimal()):
+                continue
+            path = os.path.join(folder, name)
+            if not (path in _parts if int(pid) == os.getpid() else _alive(int(pid))):
+                os.unlink(path)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 # ---- reading ----
 
 
-def load(path: str | os.PathLike[str], source: object = None, prior: object = None) -> Bridge:
+def load(
+    path: str | os.PathLike[str],
+    source: object = None,
+    prior: object = None,
+    *,
+    learning_rate: float | None = None,
+    clip: float | None = None,
+) -> Bridge:
     """The bridge that `Bridge.save` wrote, ready to sample and to go on training bit for bit.
 
     Parameters
@@ -165,6 +236,9 @@ def load(path: str | os.PathLike[str], source: object = None, prior: object = No
     source, prior : array_like, optional
         The data of an end, where the file does not hold them. They must be the rows the bridge was made
         with: their SHA-256 is compared. Without them the bridge samples, but does not fit.
+    learning_rate, clip : float, optional
+        In place of those the bridge was made with, say after a divergence. It then no longer goes on as
+        the uninterrupted run would have. Default: as saved.
 
     Raises
     ------
@@ -180,10 +254,15 @@ def load(path: str | os.PathLike[str], source: object = None, prior: object = No
         Once, where the file was made with another instruction set: the bits then differ from those of
         an uninterrupted run, within rounding.
     """
-    path = os.fspath(path)
+    path = path_of(path)
+    # Wrong arguments are no fault of the file.
+    if learning_rate is not None:
+        rate_of(learning_rate)
+    if clip is not None:
+        clip_of(clip)
     try:
-        tensors, told = _read(str(path))
-        return _bridge(tensors, told, {"source": source, "prior": prior})
+        tensors, told = _read(path)
+        return _bridge(tensors, told, {"source": source, "prior": prior}, (learning_rate, clip))
     except _Refusal as refusal:
         raise ValueError(f"{path}: {str(refusal)[:500]}") from refusal.__cause__
     except MemoryError as error:
@@ -239,17 +318,29 @@ def _read(path: str) -> tuple[_Tensors, dict[str, Any]]:
         told = json.loads(metadata[KEY], parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         _refuse(f"its metadata cannot be read: {error}", error)
-    if not isinstance(told, dict) or not _is_count(told.get("format")):
+    if not isinstance(told, dict) or not _is_count(told.get("format")) or told["format"] < 1:
         _refuse("its metadata is not that of a checkpoint of dsb")
     if told["format"] > FORMAT:
         by = f"{_word(told.get('version'), 20)}, format {told['format']}"
         _refuse(f"written by a newer dsb ({by}); this is {_version()}, which reads format {FORMAT}")
+    seal = told.pop(SEAL, None)
+    try:
+        whole = seal == _seal(told)
+    except RecursionError as error:
+        _refuse(f"its metadata cannot be read: {error}", error)
+    if not whole:
+        _refuse("its metadata are damaged: their SHA-256 differs")
     tensors = _Tensors(opened)
     tensors.digests = _field(told, "sha256", dict)
     return tensors, told
 
 
-def _bridge(tensors: _Tensors, told: dict[str, Any], given: dict[str, object]) -> Bridge:
+def _bridge(
+    tensors: _Tensors,
+    told: dict[str, Any],
+    given: dict[str, object],
+    eased: tuple[float | None, float | None],
+) -> Bridge:
     from ._fit import MAX_STEPS as MAX_FIT_STEPS
     from .bridge import Bridge
 
@@ -273,7 +364,9 @@ def _bridge(tensors: _Tensors, told: dict[str, Any], given: dict[str, object]) -
     bridge = Bridge.__new__(Bridge)
     try:
         schedule = Schedule(_vector(tensors, "schedule.steps", MAX_STEPS))
-        bridge._start(*ends, schedule, _reference(tensors, told, graph.dim), graph, settings)
+        bridge._start(
+            *ends, schedule, _reference(tensors, told, graph.dim), graph, settings.eased(*eased)
+        )
         for (direction, plane), values in planes.items():
             bridge._core.set_plane(direction, plane, values)
         log = parts.pop() if position["steps"] else None
@@ -301,6 +394,10 @@ def _history(
         _refuse(f"step {step} of {steps} is no position in a half-bridge")
     if len(counts) != half + (steps > 0) or (steps > 0 and counts[-1] != step):
         _refuse(f"its history has {len(counts)} half-bridges, its position says {half}")
+    if (half >= 1 and not position["trained_backward"]) or (
+        half >= 2 and not position["trained_forward"]
+    ):
+        _refuse("its position says that a net which must have been trained was not")
     if max(position["trained_backward"], position["trained_forward"]) > 1:
         _refuse("its position says neither trained nor untrained")
     loss = tensors.take("history.loss", "float32", (sum(counts),))
@@ -348,7 +445,10 @@ def _load_end(tensors: _Tensors, name: str, told: object, dim: int, given: objec
         end = End.of(name, given, dim)
     elif f"{name}.data" in tensors.names:
         data = tensors.take(f"{name}.data", str(dtype), (n, dim))
-        end = End.of(name, data, dim)
+        try:
+            end = End.of(name, data, dim)
+        except (ValueError, TypeError) as error:
+            _refuse(f"its {name} data are wrong: {error}", error)
     else:
         end = End(name, shape=(n, dim), dtype=str(dtype), fingerprint=str(digest)[:64])
     if [told.get("scale"), told.get("shift")] != list(end.scaling):
@@ -365,7 +465,10 @@ def _load_end(tensors: _Tensors, name: str, told: object, dim: int, given: objec
 
 def _reference(tensors: _Tensors, told: dict[str, Any], dim: int) -> OU | Brownian:
     described = _field(told, "reference", dict)
-    if not described:
+    kind = described.get("kind")
+    if kind not in REFERENCES:
+        _refuse(f"its reference {_word(kind, 40)!r} is not known")
+    if kind == "Brownian":
         return Brownian()
     return OU(_vector(tensors, "reference.mean", dim), _field(described, "var", float))
 
@@ -405,6 +508,15 @@ def _no_constant(name: str) -> NoReturn:
 
 def _digest(tensor: NDArray[Any]) -> str:
     return hashlib.sha256(np.ascontiguousarray(tensor).data).hexdigest()
+
+
+def _canonical(told: dict[str, Any]) -> str:
+    return json.dumps(told, allow_nan=False, sort_keys=True, separators=(",", ":"))
+
+
+def _seal(told: dict[str, Any]) -> str:
+    """SHA-256 of the metadata, the seal itself left out."""
+    return hashlib.sha256(_canonical(told).encode()).hexdigest()
 
 
 def _version() -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from . import _core
-from ._check import F32, F64, integer, nearest
+from ._check import F32, F64, integer, nearest, shown
 
 _STREAM = 9  # csrc/base/philox.h, DSB_STREAM_USER; the number of the set stands above its low byte
 
@@ -174,12 +174,12 @@ def toy(name: str, n: int = 10_000, seed: int = 0) -> F32:
     other end of the first three is N(0, I).
     """
     if not isinstance(name, str):
-        raise TypeError(f"name: expected a string, got {name!r}")
+        raise TypeError(f"name: expected a string, got {shown(name)}")
     found = _ALIASES.get(name, name)
     if found not in _SETS:
         listed = ", ".join(map(repr, NAMES))
         hint = nearest(name, [*NAMES, *_ALIASES])
-        raise ValueError(f"name: expected one of {listed}, got {name!r}{hint}")
+        raise ValueError(f"name: expected one of {listed}, got {shown(name)}{hint}")
     n, seed = integer("n", n, 1, 2**31 - 1), integer("seed", seed, 0)
     draw = _Draw(seed, NAMES.index(found) + 1, n)
     return np.ascontiguousarray(_SETS[found](draw, n), dtype=np.float32)

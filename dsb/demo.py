@@ -1,7 +1,7 @@
 """A bridge from start to finish, with two pictures: python -m dsb.demo
 
 Without files, the Swiss roll and a Gaussian. With --source and --target, your own data (.npy, or .npz
-with one array), a point in each row, in any number of dimensions.
+with one array) of floats or whole numbers, a point in each row, in any number of dimensions.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import __version__, _core, datasets
-from ._check import F32, integer, rows
+from ._check import F32, F64, integer, rows, shown
 from .bridge import Bridge
 from .history import Direction, Record
 from .metrics import sliced_wasserstein
@@ -38,6 +39,10 @@ class Task(NamedTuple):
     distance: Callable[[], float]
     known: dict[str, float]  # distances to compare with
     finish: Callable[[Path], list[Path]]  # what to write besides pictures
+    picture: str = "demo"  # with what the pictures' names begin
+    ends: tuple[str, str] = ("source", "prior")
+    centre: F64 | float = 0.0  # of the scaling that the pictures undo
+    scale: float = 1.0
 
 
 def swiss_roll(seed: int) -> Task:
@@ -93,7 +98,8 @@ def files(source: Path, target: Path, seed: int) -> Task:
         bridge,
         f"{source.name} ({len(a):,} x {a.shape[1]}) to {target.name} ({len(b):,} x {b.shape[1]})\n"
         f"Scaled by the mean standard deviation of both together, {scale:.4g}; in these units\n"
-        f"T = {bridge.schedule.T:.3g}, a tenth of the variance along the main axes",
+        f"T = {bridge.schedule.T:.3g}, a tenth of the variance along the main axes; in the original units\n"
+        f"of the pictures T = {bridge.schedule.T * float(scale) ** 2:.3g}",
         "forward",
         f"sliced W2 to {len(b_test):,} rows of the target that were held out, original units",
         distance,
@@ -104,6 +110,10 @@ def files(source: Path, target: Path, seed: int) -> Task:
             "rows of the target (floor)": between(b_train[:floor], b_test),
         },
         finish,
+        "demo-transport",
+        ("source", "target"),
+        centre.astype(np.float64),
+        float(scale),
     )
 
 
@@ -131,6 +141,9 @@ def run(task: Task, ipf: int, steps: int, out: Path) -> None:
         print(f"  {label:<{width}} {value:.3f}")
     shots: list[plot.Snapshot] = []
 
+    def original(points: F32) -> F32:
+        return np.asarray(points * task.scale + task.centre, dtype=np.float32)
+
     def report(bridge: Bridge, record: Record) -> None:
         if not record.finished or record.direction == "backward":
             return
@@ -139,12 +152,16 @@ def run(task: Task, ipf: int, steps: int, out: Path) -> None:
         # tqdm.write keeps the bar below what is printed.
         tqdm.write(f"  {label:<{width}} {task.distance():.3f}   after {took:.1f} s", sys.stdout)
         if record.iteration in (*PICTURED, ipf):
-            shots.append(plot.snapshot(bridge, 2000))
+            shot = plot.snapshot(bridge, 2000)
+            backward, forward = original(shot.backward), original(shot.forward)
+            times = shot.times * task.scale**2
+            shots.append(plot.Snapshot(shot.iteration, times, backward, forward))
 
     bridge.fit(ipf=ipf, steps=steps, callback=report, log_every=steps)
+    paths = original(bridge.paths(60, direction=task.towards, seed=0))
     pictures = {
-        "demo-marginals.png": plot.marginals(shots[-3:]),
-        "demo-paths.png": plot.trajectories(bridge.paths(60, direction=task.towards, seed=0)),
+        f"{task.picture}-marginals.png": plot.marginals(shots[-3:], ends=task.ends),
+        f"{task.picture}-paths.png": plot.trajectories(paths),
     }
     print("\nwrote")
     for name, figure in pictures.items():
@@ -170,7 +187,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(arguments)
     if (given.source is None) != (given.target is None):
-        parser.error("--source and --target go together")
+        parser.error(
+            "--source and --target go together; with make: make demo SOURCE=a.npy TARGET=b.npy"
+        )
     try:
         integer("--ipf", given.ipf, 1)
         if given.source is None:
@@ -188,12 +207,19 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _rows(name: str, path: Path) -> F32:
-    loaded = np.load(path, allow_pickle=False)
-    if isinstance(loaded, np.lib.npyio.NpzFile):
-        with loaded:
-            if len(loaded.files) != 1:
-                raise ValueError(f"{path}: expected one array, got {loaded.files}")
-            loaded = loaded[loaded.files[0]]
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.lib.npyio.NpzFile):
+            with loaded:
+                if len(loaded.files) != 1:
+                    raise ValueError(f"one array is expected, not {shown(loaded.files)}")
+                loaded = loaded[loaded.files[0]]
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"{path}: expected an array of numbers as np.save or np.savez writes it: {error}"
+        ) from None
+    if loaded.dtype.kind in "iu":
+        loaded = loaded.astype(np.float64)
     return np.asarray(rows(f"{name} {path}", loaded, least=10), dtype=np.float32)
 
 

@@ -8,9 +8,23 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from . import _core
-from ._check import F32, F64, Rows, array, blocks, described, integer, rows, vector
+from ._check import (
+    F32,
+    F64,
+    FINITE_SINGLE,
+    MAX_ROWS,
+    Rows,
+    afford,
+    array,
+    blocks,
+    described,
+    integer,
+    rows,
+    vector,
+)
 from .reference import short
 
+LEAST_STD, MOST_STD = (float(x) for x in (np.finfo(np.float32).tiny, np.finfo(np.float32).max))
 USER_STREAM = 9  # csrc/base/philox.h, DSB_STREAM_USER: never met by training or sampling
 
 
@@ -104,6 +118,11 @@ class Gaussian:
         return float(np.mean(self._cov))
 
     @property
+    def isotropic(self) -> bool:
+        """Whether S was given as one number, S = v I."""
+        return self._cov.ndim == 0
+
+    @property
     def factor(self) -> F32:
         """Lower triangular L with L L^T = S, shape (d, d)."""
         if self._cov.ndim == 2:
@@ -112,7 +131,8 @@ class Gaussian:
 
     def sample(self, n: int, seed: int = 0) -> F32:
         """n draws, shape (n, d): the same for the same seed, on any machine up to rounding."""
-        n, seed = integer("n", n, 1), integer("seed", seed, 0)
+        n, seed = integer("n", n, 1, MAX_ROWS), integer("seed", seed, 0)
+        afford("n", n, (4 + 8) * self.dim)
         z = _core.normals(seed, USER_STREAM, 0, 0, n, self.dim)
         spread = z @ self.factor.T if self._cov.ndim == 2 else z * np.sqrt(self._cov)
         return (spread + self._mean).astype(np.float32)
@@ -162,6 +182,10 @@ def _check_covariance(spread: F64) -> None:
     if spread.ndim < 2:
         if not (spread > 0).all():
             raise ValueError(f"cov: expected positive variances, got {spread.min()}")
+        least, most = float(spread.min()), float(spread.max())
+        if not (least**0.5 >= LEAST_STD and most**0.5 <= MOST_STD):
+            bad = least if least**0.5 < LEAST_STD else most
+            raise ValueError(f"cov: expected standard deviations {FINITE_SINGLE[8:]}, got {bad:g}")
         return
     gap = float(np.abs(spread - spread.T).max())
     if gap > 1e-6 * float(np.abs(spread).max()):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ._check import choice, flag, integer, real
+from ._check import choice, flag, integer, real, shown
 from .nn import MAX_WIDTH, Graph, Op, Value
 
 MAX_DEPTH = 256
@@ -71,7 +71,7 @@ class MLP:
 
     def _checked(self, given: Sequence[int]) -> tuple[int, ...]:
         if isinstance(given, str) or not hasattr(given, "__iter__"):
-            raise TypeError(f"widths: expected a list of whole numbers, got {given!r}")
+            raise TypeError(f"widths: expected a list of whole numbers, got {shown(given)}")
         widths = tuple(integer("widths", width, 1, MAX_WIDTH) for width in given)
         if not 1 <= len(widths) <= MAX_DEPTH:
             raise ValueError(f"widths: expected 1 to {MAX_DEPTH} hidden layers, got {len(widths)}")

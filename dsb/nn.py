@@ -20,7 +20,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from ._check import choice, flag, integer, nearest, real
+from ._check import choice, flag, integer, nearest, real, shown
 
 Op = dict[str, Any]
 
@@ -221,7 +221,7 @@ class Graph:
     def _apply(self, kind: str, values: list[Value], name: str | None, **fields: Any) -> Value:
         for value in values:
             if not isinstance(value, Value) or self._values.get(value.name) != value:
-                raise ValueError(f"{kind}: expected values of this graph, got {value!r}")
+                raise ValueError(f"{kind}: expected values of this graph, got {shown(value)}")
         if name is None:
             number = sum(op["op"] == kind for op in self._ops)
             while f"{kind}_{number}" in self._values:
@@ -232,7 +232,7 @@ class Graph:
 
     def _append(self, given: Mapping[str, Any]) -> Value:
         if not isinstance(given, Mapping) or not all(isinstance(key, str) for key in given):
-            raise TypeError(f"net: expected ops that are dicts, got {given!r}")
+            raise TypeError(f"net: expected ops that are dicts, got {shown(given)}")
         op = dict(given)
         kind = choice("op", op.get("op"), _KINDS)
         where = f"{kind} {op.get('name')!r:.60}"
@@ -241,7 +241,7 @@ class Graph:
         known = _KINDS[kind].fields | {"op", "name"} | ({"inputs"} if kind != "input" else set())
         for key in op:
             if key not in known:
-                raise ValueError(f"{where}: unknown field {key!r}{nearest(key, known)}")
+                raise ValueError(f"{where}: unknown field {shown(key)}{nearest(key, known)}")
         self._check_name(kind, where, op.get("name"))
         width = _BUILD[kind](where, op, self._inputs(kind, where, op))
         if not 1 <= width <= MAX_WIDTH:
@@ -269,16 +269,16 @@ class Graph:
         least, most = _KINDS[kind].least, _KINDS[kind].most
         if not isinstance(names, (list, tuple)) or not least <= len(names) <= most:
             count = str(least) if least == most else f"{least} to {most}"
-            raise ValueError(f"{where}: expected {count} inputs, got {names!r}")
+            raise ValueError(f"{where}: expected {count} inputs, got {shown(names)}")
         for name in names:
             if not isinstance(name, str) or name not in self._values:
                 hint = nearest(name, self._values) if isinstance(name, str) else ""
-                raise ValueError(f"{where}: its input {name!r} names no earlier value{hint}")
+                raise ValueError(f"{where}: its input {shown(name)} names no earlier value{hint}")
             if (name == "t") != (kind == "embed"):
                 what = (
                     "the time is read through embed only" if name == "t" else "embed reads t only"
                 )
-                raise ValueError(f"{where}: {what}, got input {name!r}")
+                raise ValueError(f"{where}: {what}, got input {shown(name)}")
         if kind != "input":
             op["inputs"] = list(names)
         return [self._values[name] for name in names]

@@ -74,6 +74,7 @@ def marginals(
     *,
     columns: int = 6,
     view: str = "pca",
+    ends: tuple[str, str] = ("source", "prior"),
 ) -> Figure:
     """Where the paths are at `columns` times: two rows for each snapshot, one for each direction.
 
@@ -90,6 +91,8 @@ def marginals(
     view : {"pca", "first"}
         In more than two dimensions: the first two principal components of all paths, or the first two
         coordinates; the labels say which.
+    ends : (str, str)
+        What the pictures call t = 0 and t = T.
 
     Returns
     -------
@@ -115,7 +118,7 @@ def marginals(
         arrow = "←" if name == "backward" else "→"
         row[0].set_ylabel(f"IPF {shot.iteration}\n{name} {arrow}\n" + across)
     for ax, k in zip(axes[0], at, strict=True):
-        end = {0: ", source", len(shots[0].times) - 1: ", prior"}.get(int(k), "")
+        end = {0: f", {ends[0]}", len(shots[0].times) - 1: f", {ends[1]}"}.get(int(k), "")
         ax.set_title(f"t = {shots[0].times[k]:.3g}{end}", fontsize="medium")
     for ax in axes[-1]:
         ax.set_xlabel(project.labels[0])

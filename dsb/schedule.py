@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from ._check import F64, array, described, flag, integer, real
 
 MAX_STEPS = 100_000
+LEAST, MOST = 1e-30, 1e30  # steps that float32 can still add, multiply and divide by
 
 
 class Schedule:
@@ -21,7 +22,8 @@ class Schedule:
     Parameters
     ----------
     steps : array_like, shape (N,)
-        The g_k, in units of squared data: twice a step is a variance. N is at least 1.
+        The g_k, in units of squared data: twice a step is a variance. N is at least 1,
+        each step between 1e-30 and 1e30.
 
     Raises
     ------
@@ -50,6 +52,12 @@ class Schedule:
         if bad.size:
             raise ValueError(
                 f"steps: expected finite positive numbers, got {values[bad[0]]} at index {bad[0]}"
+            )
+        bad = np.flatnonzero((values < LEAST) | (values > MOST))
+        if bad.size:
+            raise ValueError(
+                f"steps: expected numbers in [{LEAST:g}, {MOST:g}], got {values[bad[0]]} "
+                f"at index {bad[0]}"
             )
         values.flags.writeable = False
         object.__setattr__(self, "_steps", values)

@@ -8,6 +8,8 @@ import sys
 import textwrap
 import threading
 import time
+import traceback
+import warnings
 
 import numpy as np
 import pytest
@@ -140,7 +142,12 @@ BAD_BRIDGES = {
     "microbatch": ((X,), {"microbatch": -2}, ValueError, "microbatch: .*at least 1, got -2"),
     "reuse": ((X,), {"reuse": 256}, ValueError, "reuse: .*at most 255"),
     "cache": ((X,), {"cache_bytes": 10}, ValueError, "cache_bytes.*too small"),
-    "learning rate": ((X,), {"learning_rate": 0}, ValueError, "learning_rate: .*above 0, got 0"),
+    "learning rate": (
+        (X,),
+        {"learning_rate": 0},
+        ValueError,
+        r"learning_rate: .*in \(0, 1e\+06\], got 0",
+    ),
     "learning rate's type": (
         (X,),
         {"learning_rate": "x"},
@@ -149,16 +156,42 @@ BAD_BRIDGES = {
     ),
     "rate schedule": ((X,), {"lr_schedule": "cos"}, ValueError, "lr_schedule: .*'cosine'.*'cos'"),
     "clip": ((X,), {"clip": -1}, ValueError, "clip: .*above 0, got -1"),
-    "ema": ((X,), {"ema": 1.0}, ValueError, "ema: .*1, got 1.0"),
+    "ema": ((X,), {"ema": 1.0}, ValueError, r"ema: expected a number in \[0, 1\), got 1.0"),
     "betas": ((X,), {"betas": 0.9}, TypeError, "betas: expected a pair.*0.9"),
     "a beta": ((X,), {"betas": (0.9, 1.0)}, ValueError, r"betas\[1\]: .*got 1.0"),
     "eps": ((X,), {"eps": 0}, ValueError, "eps: .*above 0"),
+    "negative average": ((X,), {"ema": -0.1}, ValueError, r"ema: .*\[0, 1\), got -0.1"),
+    "average below float32": ((X,), {"ema": 1e-60}, ValueError, "ema: .*float32.*got 1e-60"),
+    "average that rounds to 1": (
+        (X,),
+        {"ema": 0.9999999999},
+        ValueError,
+        "ema: .*float32.*got 0.9999999999",
+    ),
+    "beta that rounds to 1": (
+        (X,),
+        {"betas": (0.99999999, 0.999)},
+        ValueError,
+        r"betas\[0\]: .*float32.*got 0.99999999",
+    ),
+    "eps below float32": ((X,), {"eps": 1e-50}, ValueError, "eps: .*float32.*got 1e-50"),
+    "clip beyond float32": ((X,), {"clip": 1e39}, ValueError, "clip: .*float32.*got 1e\\+39"),
+    "large learning rate": ((X,), {"learning_rate": 2e6}, ValueError, r"learning_rate: .*2000000"),
+    "a whole number beyond all": ((X,), {"clip": 10**400}, ValueError, "clip: .*finite"),
+    "long value": ((X,), {"batch": "x" * 10**6}, TypeError, r"batch: .*xxx \.\.\.$"),
+    "long number": ((X,), {"batch": 10**5000}, ValueError, "batch: .*at most .*type int"),
+    "masked": (
+        (np.ma.masked_array(X, X > 10),),
+        {},
+        ValueError,
+        r"source: .*without masked entries, got \d+",
+    ),
     "device": ((X,), {"device": "gpu"}, ValueError, "device: .*'gpu'"),
     "absent device": ((X,), {"device": "cuda"}, dsb.DeviceError, "device: .*no CUDA.*'cuda'"),
     "seed": ((X,), {"seed": -1}, ValueError, "seed: .*at least 0, got -1"),
     "memory": (
-        (X,),
-        {"refresh": 2**24, "batch": 2**20},
+        (np.tile(X, (1, 50)),),
+        {"refresh": 4000, "batch": 2**20},
         MemoryError,
         r"(MiB|GiB).*needed.*refresh=\d+ would fit",
     ),
@@ -183,9 +216,13 @@ BAD_CALLS = {
         "direction: .*'backward'.*'back'",
     ),
     "seed": (lambda b: b.sample(3, seed=-3), ValueError, "seed: .*got -3"),
+    "starts as n": (lambda b: b.sample(X), TypeError, r"n: .*ndarray; write sample\(x="),
+    "True paths": (lambda b: b.paths(True), TypeError, "start: expected a whole number, got True"),
+    "no paths": (lambda b: b.paths(0), ValueError, "start: .*at least 1, got 0"),
+    "paths' columns": (lambda b: b.paths(X[:, :1]), ValueError, "start: expected 2 columns"),
     "points": (lambda b: b.sample(x=X[:, :1]), ValueError, r"x: expected 2 columns.*\(50, 1\)"),
     "NaN": (lambda b: b.sample(x=with_bad(np.nan)), ValueError, "x: .*nan in row 13"),
-    "no points": (lambda b: b.paths(X[:0]), ValueError, "x: expected at least one row"),
+    "no points": (lambda b: b.paths(X[:0]), ValueError, "start: expected at least one row"),
     "a flag": (
         lambda b: b.sample(3, final_noise=1),
         TypeError,
@@ -209,6 +246,7 @@ BAD_CALLS = {
     "steps": (lambda b: b.fit(1, 0), ValueError, "steps: .*at least 1, got 0"),
     "steps without end": (lambda b: b.fit(1, 10**8), ValueError, "steps: .*at most"),
     "log_every": (lambda b: b.fit(1, log_every=0), ValueError, "log_every: .*at least 1"),
+    "progress": (lambda b: b.fit(1, progress="no"), TypeError, "progress: .*True or False.*'no'"),
     "callback": (lambda b: b.fit(1, callback="print"), TypeError, "callback: .*'print'"),
     "weights": (
         lambda b: b.load_state_dict("backward", {}),
@@ -255,6 +293,12 @@ def test_calls_that_are_refused(trained, case):
         (lambda: dsb.Gaussian(0, [1, np.inf]), ValueError, "cov: .*got inf"),
         (lambda: dsb.Gaussian.of(np.ones((3, 1))), ValueError, "data: expected rows that differ"),
         (lambda: dsb.Gaussian(0, 1).sample(0), ValueError, "n: .*at least 1"),
+        (lambda: dsb.Gaussian(0, 1).sample(2**31), ValueError, "n: .*at most 2147483647"),
+        (lambda: dsb.Gaussian([0] * 900, 1).sample(2**31 - 1), MemoryError, "n: .* would fit"),
+        (lambda: dsb.Gaussian([1e39, 0], 1), ValueError, "mean: .*float32.*1e\\+39"),
+        (lambda: dsb.Gaussian([0.0, 0], 1e-80), ValueError, "cov: .*float32.*1e-80"),
+        (lambda: dsb.Schedule([1.0, 1e-31]), ValueError, r"steps: .*\[1e-30, 1e\+30\], got 1e-31"),
+        (lambda: dsb.Schedule.constant(3, 1e31), ValueError, r"steps: .*1e\+31"),
         (lambda: dsb.OU(0, 0), ValueError, "var: .*above 0, got 0"),
         (lambda: dsb.OU(0, np.inf), ValueError, "var: .*got inf"),
         (lambda: dsb.OU([np.nan], 1), ValueError, "mean: .*got nan"),
@@ -268,7 +312,10 @@ def test_calls_that_are_refused(trained, case):
         (lambda: dsb.MLP(8, widths=[8]), ValueError, "widths: .*both"),
         (lambda: dsb.MLP(widths=[8, 9], residual=True), ValueError, r"widths: .*equal.*\[8, 9\]"),
         (lambda: pickle.dumps(small()), TypeError, r"save\(\) and dsb.load\(\)"),
-        (lambda: dsb.set_num_threads(0), ValueError, "0"),
+        (lambda: dsb.set_num_threads(0), ValueError, "threads: .*at least 1, got 0"),
+        (lambda: dsb.set_num_threads(300), ValueError, "threads: .*at most 256, got 300"),
+        (lambda: dsb.set_num_threads(True), TypeError, "threads: .*True"),
+        (lambda: dsb.set_num_threads("2"), TypeError, "threads: .*'2'"),
         (lambda: dsb.nonsense, AttributeError, "nonsense"),
     ],
 )
@@ -280,6 +327,14 @@ def test_objects_that_are_refused(make, error, message):
 # ---- good input ----
 
 
+def unaligned(x):
+    raw = np.empty(x.nbytes + 1, np.uint8)[1:]
+    copy = raw.view(x.dtype).reshape(x.shape)
+    copy[...] = x
+    assert not copy.flags.aligned
+    return copy
+
+
 def test_arrays_of_every_kind_are_taken(trained):
     x = np.asfortranarray(X)
     for given in (
@@ -289,6 +344,8 @@ def test_arrays_of_every_kind_are_taken(trained):
         X.tolist(),
         OnlyDLPack(X),
         X.astype(">f4"),
+        unaligned(X),
+        np.ma.masked_array(X),
     ):
         bridge = small(given)
         np.testing.assert_array_equal(bridge.source, X)
@@ -355,6 +412,23 @@ def test_scales_that_nets_find_hard_are_mentioned():
             UserWarning, match="source: its standard deviation is .*consider scaling"
         ):
             dsb.Bridge(X * np.float32(factor), dsb.Gaussian([0.0, 0], 1))
+    with pytest.warns(UserWarning) as caught:
+        dsb.Bridge(X * np.float32(1000))
+    assert {warning.filename for warning in caught} == {__file__}
+
+
+def test_no_warning_comes_before_a_refusal(trained):
+    ones = np.ones((5, 2), np.float32)
+    weights = trained.state_dict("backward")
+    weights["layers.0.bias"] = np.full(16, 1e300)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ValueError, match=r"schedule: .*no spread"):
+            dsb.Bridge(ones, ones)
+        with pytest.raises(ValueError, match="steps below"):
+            small(X * np.float32(1000), schedule=dsb.Schedule.constant(3, 1e20))
+        with pytest.raises(ValueError, match=r"weights\['layers.0.bias'\]: .*infinity"):
+            small().load_state_dict("backward", weights)
 
 
 def test_gaussians():
@@ -409,6 +483,8 @@ def test_reprs(trained):
     ]
     for part in parts:
         assert part in shown, part
+    assert "1 IPF iterations" not in shown
+    assert "0 IPF iterations" in repr(small())
     assert max(map(len, shown.splitlines())) < 110
     assert "forward" in repr(trained.history)
     assert _core.isa() in repr(dsb.info())
@@ -438,6 +514,31 @@ def test_fit_does_that_many_more():
     assert bridge.iteration == 3
     bridge.fit(0, progress=False)
     assert bridge.iteration == 3
+
+
+def test_steps_go_on_as_they_were(tmp_path):
+    class StopError(Exception):
+        pass
+
+    def stop(bridge, record):
+        raise StopError
+
+    bridge = small()
+    with pytest.raises(StopError):
+        bridge.fit(callback=stop, progress=False)
+    assert bridge._core.steps == 5000
+    bridge = small()
+    with pytest.raises(StopError):
+        bridge.fit(1, 30, callback=stop, log_every=10, progress=False)
+    bridge.save(tmp_path / "begun")
+    for begun in (bridge, dsb.load(tmp_path / "begun")):
+        begun.fit(0, progress=False)
+        assert [len(part.loss) for part in begun.history] == [30, 30]
+        begun.fit(1, 20, progress=False)
+        begun.save(tmp_path / "done")
+        for done in (begun, dsb.load(tmp_path / "done")):
+            done.fit(progress=False)
+            assert [len(part.loss) for part in done.history] == [30] * 2 + [20] * 4
 
 
 @pytest.mark.parametrize("stop", [("backward", 10), ("backward", 30), ("forward", 10)])
@@ -501,6 +602,45 @@ def test_a_callback_may_save_and_sample_but_not_fit(tmp_path):
     assert_equal_bits(bridge, whole)
 
 
+def test_an_interrupt_on_the_way_into_fit_locks_nothing():
+    bridge, entered = small(), False
+
+    class InterruptError(Exception):
+        pass
+
+    def fit(at):
+        """An interrupt at line number `at` of those that run before the first step."""
+        line = 0
+
+        def trace(frame, event, argument):
+            nonlocal line, entered
+            if frame.f_code.co_qualname == "Fit.__call__":
+                entered = True
+            if frame.f_code is not dsb.Bridge.fit.__code__ or entered:
+                return None
+            if event == "line":
+                line += 1
+                if line == at:
+                    raise InterruptError
+            return trace
+
+        sys.settrace(trace)
+        try:
+            bridge.fit(1, 1, progress=False)
+        finally:
+            sys.settrace(None)
+
+    for at in range(1, 100):
+        try:
+            fit(at)
+        except InterruptError:
+            continue
+        break
+    assert entered
+    assert at > 3
+    assert bridge.iteration == 1
+
+
 # ---- what it answers ----
 
 
@@ -544,6 +684,50 @@ def test_drift(trained):
     paths = trained.paths(5, seed=0, direction="forward")
     f = trained.drift(paths[:, -2], np.full(5, trained.schedule.times[-2]), "forward")
     np.testing.assert_allclose(paths[:, -2] + g[-1] * f, paths[:, -1], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("direction", ["backward", "forward"])
+def test_answers_are_finite(direction):
+    bridge = small()
+    weights = bridge.state_dict(direction)
+    bridge.load_state_dict(direction, {k: np.full_like(w, 3e38) for k, w in weights.items()})
+    for call in (
+        lambda: bridge.sample(3, direction=direction),
+        lambda: bridge.paths(3, direction=direction),
+        lambda: bridge.drift(X[:3], 0.3, direction),
+    ):
+        with pytest.raises(FloatingPointError, match=f"NaN or infinity in row 0 .*{direction} net"):
+            call()
+
+
+def test_memory_of_answers_is_foreseen(trained, monkeypatch):
+    with pytest.raises(MemoryError, match=r"sample: 2,147,483,647 rows .* rows would fit"):
+        monkeypatch.setattr(_core, "memory_available", lambda: 2**33)
+        trained.sample(2**31 - 1)
+    monkeypatch.setattr(_core, "memory_available", lambda: 1000)
+    with pytest.raises(MemoryError, match=r"paths: .* 25 rows would fit"):
+        trained.paths(26)
+    with pytest.raises(MemoryError, match=r"sample: .* 125 rows would fit"):
+        trained.sample(x=np.zeros((126, 2), np.float32))
+    with pytest.raises(MemoryError, match=r"drift: .* 125 rows would fit"):
+        trained.drift(np.zeros((126, 2), np.float32), 0.3)
+    assert len(trained.sample(125)) == 125
+    assert len(trained.paths(25)) == 25
+
+
+def test_drift_in_slices(trained):
+    """So that Ctrl-C comes through: the same bits as row by row."""
+    rng = np.random.default_rng(0)
+    x, t = rng.normal(size=(10_000, 2)).astype(np.float32), rng.uniform(0, 3, 10_000)
+    whole = trained.drift(x, t)
+    at = [0, 4095, 4096, 8191, 8192, 9999]
+    np.testing.assert_array_equal(whole[at], trained.drift(x[at], t[at]))
+    x = np.zeros((30_000_000, 2), np.float32)
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+    start = time.perf_counter()
+    with pytest.raises(KeyboardInterrupt):
+        trained.drift(x, 0.3)
+    assert time.perf_counter() - start < 1.5
 
 
 def test_before_training():
@@ -601,7 +785,7 @@ def test_average():
 
 
 def test_nan_in_training_is_stopped_and_named():
-    bridge = small(learning_rate=1e30, lr_schedule="constant")
+    bridge = small(learning_rate=1e6, lr_schedule="constant")
     with pytest.raises(FloatingPointError, match=r"step \d+ of the backward half-bridge .*'"):
         bridge.fit(1, 100, progress=False)
     assert all(np.isfinite(plane).all() for plane in planes(bridge).values())
@@ -700,14 +884,72 @@ def test_threads():
 def test_fork_after_use(trained):
     """A child has none of the parent's worker threads; it must not wait for them."""
     expected = trained.sample(500, seed=0)
+
+    def use():
+        assert np.array_equal(trained.sample(500, seed=0), expected)
+        small().fit(1, 20, progress=False)
+
+    in_a_child(use)
+
+
+def test_fork_while_another_thread_uses_the_bridge(trained, tmp_path):
+    used, idle, waiting = small(), small(), small()
+    inside, leave = threading.Event(), threading.Event()
+
+    def hold():
+        with used._in_line(), used._turn:
+            inside.set()
+            leave.wait(60)
+
+    def pause(bridge, record):
+        leave.wait(60)
+
+    threads = [
+        threading.Thread(target=hold),
+        threading.Thread(
+            target=waiting.fit, args=(1, 9), kwargs={"callback": pause, "log_every": 3}
+        ),
+    ]
+    for thread in threads:
+        thread.start()
+    while not (inside.is_set() and waiting.step == 3):
+        time.sleep(0.01)
+
+    def use():
+        for call in (
+            lambda: used.sample(3, direction="forward"),
+            lambda: used.fit(1, 5, progress=False),
+            lambda: used.drift(X, 0.3, "forward"),
+            lambda: used.save(tmp_path / "a"),
+            lambda: used.history,
+            used.memory,
+        ):
+            with pytest.raises(RuntimeError, match=r"in use by another thread.*forked"):
+                call()
+        assert "forked" in repr(used)
+        idle.fit(1, 5, progress=False)
+        waiting.fit(0, progress=False)  # between two steps at the fork, and nobody else's here
+        assert waiting.iteration == 1
+
+    try:
+        in_a_child(use)
+    finally:
+        leave.set()
+        for thread in threads:
+            thread.join()
+    used.fit(1, 5, progress=False)
+    assert waiting.iteration == 1
+
+
+def in_a_child(function):
     child = os.fork()
     if child == 0:
         status = 1
         try:
-            same = np.array_equal(trained.sample(500, seed=0), expected)
-            bridge = small()
-            bridge.fit(1, 20, progress=False)
-            status = 0 if same else 2
+            function()
+            status = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(status)
     end = time.monotonic() + 30
@@ -777,4 +1019,8 @@ def test_instruction_sets():
     done = run("import dsb", DSB_ISA="vax")
     assert "DSB_ISA" in done.stderr
     assert "vax" in done.stderr
+    assert "did you mean" not in done.stderr
+    if "x86-64-v2" in _core.isas():
+        done = run("import dsb", DSB_ISA="x86_64_v2")
+        assert "did you mean 'x86-64-v2'" in done.stderr
     assert "ValueError" in done.stderr

@@ -4,7 +4,10 @@ import errno
 import json
 import os
 import resource
+import signal
+import stat
 import struct
+import subprocess
 import threading
 import warnings
 
@@ -245,9 +248,119 @@ def test_paths_that_cannot_be_written(tmp_path, trained):
     with pytest.raises(NotADirectoryError):
         (tmp_path / "file").touch()
         trained.save(tmp_path / "file" / "a")
-    with pytest.raises(TypeError):
-        trained.save(None)
+    for path in (None, 3, b"bytes", True):
+        for call in (trained.save, dsb.load):
+            with pytest.raises(TypeError, match=r"path: expected a str or an os\.PathLike"):
+                call(path)
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_only_regular_files_are_replaced(tmp_path, trained):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for name in ("pipe", "link"):
+        with pytest.raises(OSError, match="regular file"):
+            trained.save(tmp_path / name)
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+    assert sorted(os.listdir(tmp_path)) == ["link", "pipe"]
+
+
+@pytest.mark.parametrize("name", ["a" * 255, "é" * 127])
+def test_long_names(tmp_path, trained, name):
+    trained.save(tmp_path / name)
+    trained.save(tmp_path / name)
+    assert os.listdir(tmp_path) == [name]
+    dsb.load(tmp_path / name)
+
+
+def test_parts_of_dead_processes_are_removed(tmp_path, trained):
+    ended = subprocess.run(["sh", "-c", "echo $$"], capture_output=True, text=True, check=True)
+    start = checkpoint._part_start("a")
+    stale = [f"{start}{int(ended.stdout)}-0123.part", f"{start}{os.getpid()}-0123.part"]
+    living = [f"{start}{os.getppid()}-0123.part", f"{start}x.part", ".a.part"]
+    living += [f"{checkpoint._part_start('b')}{int(ended.stdout)}-0123.part"]
+    for name in stale + living:
+        (tmp_path / name).touch()
+    trained.save(tmp_path / "a")
+    assert sorted(os.listdir(tmp_path)) == sorted(["a", *living])
+
+
+def test_a_killed_save_leaves_what_the_next_removes(tmp_path, trained):
+    child = os.fork()
+    if child == 0:
+        os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)
+        trained.save(tmp_path / "a")
+        os._exit(1)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    assert len(os.listdir(tmp_path)) == 1
+    trained.save(tmp_path / "a")
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_rows_that_changed_in_place(tmp_path):
+    path, x = tmp_path / "a", dsb.datasets.toy("moons", 300)
+    bridge = small(x)
+    bridge.fit(1, STEPS, progress=False)
+    bridge.save(path)
+    content, row = path.read_bytes(), x[7].copy()
+    for value in (9.0, np.nan):
+        x[7] = value
+        with pytest.raises(ValueError, match="source: its rows were changed in place since"):
+            bridge.save(path)
+        assert path.read_bytes() == content
+        assert os.listdir(tmp_path) == ["a"]
+    x[7] = row
+    bridge.save(path)
+    assert path.read_bytes() == content
+    # From the first fit on, too; and before it what cannot be read at all.
+    bridge = small(x)
+    bridge.fit(1, STEPS, progress=False)
+    x[7] = 9
+    with pytest.raises(ValueError, match="source: its rows were changed in place since"):
+        bridge.save(path)
+    bridge = small(x)
+    x[7] = np.inf
+    for call in (lambda: bridge.save(path), lambda: bridge.fit(1, STEPS, progress=False)):
+        with pytest.raises(ValueError, match=r"source: .*row 7 holds NaN or infinity"):
+            call()
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("plane", ["theta", "m", "v", "ema"])
+def test_planes_that_are_not_finite(tmp_path, plane):
+    bridge = small(ema=0.5)
+    bridge.fit(1, STEPS, progress=False)
+    bridge.save(tmp_path / "a")
+    content = (tmp_path / "a").read_bytes()
+    values = bridge._core.get_plane("forward", plane)
+    values[3] = np.inf
+    bridge._core.set_plane("forward", plane, values)
+    with pytest.raises(FloatingPointError, match=f"forward.{plane}: holds NaN or infinity"):
+        bridge.save(tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == content
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_a_way_on_after_a_divergence(tmp_path):
+    bridge = small(learning_rate=1e6, lr_schedule="constant")
+    with pytest.raises(FloatingPointError):
+        bridge.fit(1, 100, progress=False)
+    bridge = small(learning_rate=0.01)
+    bridge.fit(1, STEPS, progress=False)
+    bridge.save(tmp_path / "a")
+    same = dsb.load(tmp_path / "a")
+    assert same.settings == bridge.settings
+    eased = dsb.load(tmp_path / "a", learning_rate=1e-4, clip=1.0)
+    told = eased.settings
+    assert (told.learning_rate, told.clip) == (1e-4, 1.0)
+    assert told._replace(learning_rate=0.01, clip=0.0) == bridge.settings
+    for one in (same, eased):
+        one.fit(1, progress=False)
+    assert (same.state_dict("forward")["layers.0.bias"]
+            != eased.state_dict("forward")["layers.0.bias"]).any()  # fmt: skip
+    for options, message in [({"learning_rate": 0}, "^learning_rate: "), ({"clip": -1}, "^clip: ")]:
+        with pytest.raises(ValueError, match=message):
+            dsb.load(tmp_path / "a", **options)
 
 
 def test_links_and_permissions_stay(tmp_path, trained):
@@ -279,8 +392,11 @@ def parts(path):
 
 
 def written(path, header, body, text=None):
+    """What a liar writes who knows how the metadata are sealed."""
     header = json.loads(json.dumps(header))
     told = header["__metadata__"]["dsb"]
+    told.pop("metadata_sha256")
+    told["metadata_sha256"] = checkpoint._seal(told)
     header["__metadata__"]["dsb"] = json.dumps(told) if text is None else text
     encoded = json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(encoded)) + encoded + body)
@@ -303,6 +419,30 @@ def nothing_built(monkeypatch):
 
     monkeypatch.setattr(_core, "Net", built)
     monkeypatch.setattr(_core, "Bridge", built)
+
+
+def test_bits_flipped_in_the_metadata(sound, nothing_built):
+    raw = sound.read_bytes()
+    for field in (b"learning_rate", b"net_label", b"half_bridge", b"rows", b"var"):
+        at = raw.index(field) + len(field) + 4
+        while not chr(raw[at]).isalnum():
+            at += 1
+        damaged = bytearray(raw)
+        damaged[at] ^= 1
+        sound.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"lie.safetensors: .*damaged"):
+            dsb.load(sound)
+
+
+def test_stored_rows_that_are_wrong(sound, monkeypatch, nothing_built):
+    header, body = parts(sound)
+    first = header["source.data"]["data_offsets"][0]
+    body[first : first + 4] = np.float32(np.nan).tobytes()
+    monkeypatch.setattr(checkpoint, "_digest", lambda tensor: "same")
+    told = header["__metadata__"]["dsb"]
+    told["sha256"] = dict.fromkeys(told["sha256"], "same")
+    with pytest.raises(ValueError, match=r"lie.safetensors: its source data are wrong: .*nan"):
+        dsb.load(written(sound, header, body))
 
 
 def test_the_unchanged_file_loads(sound):
@@ -428,6 +568,10 @@ CLAIMS = {
     "half-bridges of 10^12": (position(half_bridge=10**12), "history"),
     "a half-bridge too many": (position(half_bridge=3), "history"),
     "trained twice": (position(trained_backward=2), "trained"),
+    "format 0": (lambda told: told.update(format=0), "metadata"),
+    "no reference": (lambda told: told.update(reference={}), "reference"),
+    "another reference": (lambda told: told["reference"].update(kind="VP"), "'VP'"),
+    "a rate of 10^7": (setting("learning_rate", 1e7), "learning_rate"),
     "no position": (lambda told: told.pop("position"), "position"),
     "history of 10^15": (lambda told: told.update(history=[10**15, 0]), "history.loss"),
     "history of another length": (lambda told: told.update(history=[60, 59]), "history.loss"),

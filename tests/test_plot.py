@@ -140,6 +140,8 @@ def test_demo_on_files(tmp_path, capsys):
     assert demo.main([*arguments, "--ipf", "3", "--steps", "300", "--out", str(out)]) == 0
     told = capsys.readouterr().out
     assert "before" in told
+    names = ["demo-transport-marginals.png", "demo-transport-paths.png", "demo-transported.npy"]
+    assert sorted(path.name for path in out.iterdir()) == names
     moved = np.load(out / "demo-transported.npy")
     assert moved.shape == source.shape
     # In the files' own units, and on the way to the target.
@@ -148,17 +150,53 @@ def test_demo_on_files(tmp_path, capsys):
     )
 
 
+def test_demo_draws_files_in_their_own_units(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    source = rng.normal(size=(300, 2)) * 100
+    np.save(tmp_path / "a.npy", source)
+    np.save(tmp_path / "b.npy", (rng.normal(size=(200, 2)) * 100 + 500).astype(np.int64))
+    drawn = {}
+    for name in ("marginals", "trajectories"):
+        real = getattr(plot, name)
+
+        def draw(*args, real=real, name=name, **keywords):
+            drawn[name] = real(*args, **keywords)
+            return drawn[name]
+
+        monkeypatch.setattr(plot, name, draw)
+    arguments = ["--source", str(tmp_path / "a.npy"), "--target", str(tmp_path / "b.npy")]
+    assert demo.main([*arguments, "--ipf", "1", "--steps", "20", "--out", str(tmp_path)]) == 0
+    first, *_, last = drawn["marginals"].axes[:6]
+    assert first.get_title() == "t = 0, source"
+    assert last.get_title().endswith(", target")
+    assert float(last.get_title().split()[2].rstrip(",")) > 100
+    forward = drawn["marginals"].axes[6].collections[0].get_offsets()
+    np.testing.assert_allclose(forward.mean(axis=0), source.mean(axis=0), atol=20)
+    np.testing.assert_allclose(forward.std(axis=0), source.std(axis=0), rtol=0.2)
+    starts = drawn["trajectories"].axes[0].lines[-2].get_xydata()
+    assert np.abs(starts - source.mean(axis=0)).max() > 100
+
+
 def test_demo_refuses(tmp_path, capsys):
     np.save(tmp_path / "a.npy", np.zeros((20, 2)))
     np.save(tmp_path / "b.npy", np.zeros((20, 3)))
     a, b, absent = (str(tmp_path / name) for name in ("a.npy", "b.npy", "c.npy"))
+    objects, text, empty, archive = (str(tmp_path / name) for name in ("o.npy", "t", "e", "z"))
+    np.save(objects, np.array([{}, None]), allow_pickle=True)
+    (tmp_path / "t").write_text("1 2\n3 4\n")
+    (tmp_path / "e").touch()
+    (tmp_path / "z").write_bytes(b"PK\x03\x04" + bytes(9))
     for arguments, message in [
         (["--source", a, "--target", b], "expected 2 columns"),
         (["--source", a, "--target", a], "rows that differ"),
         (["--source", a, "--target", absent], "No such file"),
+        *((["--source", f, "--target", a], f"{f}: ") for f in (objects, text, empty, archive)),
         (["--ipf", "0"], "--ipf"),
     ]:
         assert demo.main(arguments) == 1
         assert message in capsys.readouterr().err
     with pytest.raises(SystemExit):
         demo.main(["--source", a])
+    told = capsys.readouterr().err
+    assert "--source and --target go together" in told
+    assert "SOURCE=a.npy TARGET=b.npy" in told

@@ -279,6 +279,7 @@ take_step(dsb_bridge *bridge, dsb_tick tick)
     DSB_TRY(fill_window(bridge, tick));
     if (starts_afresh(bridge)) {
         DSB_TRY(dsb_learner_reset(learner, bridge->config.seed, (uint32_t)bridge->half_bridge));
+        learner->trained = true; /* it has taken the old one's place */
     }
     b.order = dsb_cache_order(&bridge->cache, bridge->config.seed);
     b.position = bridge->step % bridge->config.refresh * bridge->config.batch;
