@@ -154,6 +154,10 @@ alias_activation(planner *p, int i)
     if (maker < 0 || p->net->values[x].consumers != 1) {
         return;
     }
+    /* A concat's slices are results of other ops, whose backwards may read them. */
+    if (p->net->ops[maker].kind == &dsb_op_concat) {
+        return;
+    }
     if (!needs(p->plan, i, DSB_NEEDS_INPUT) && !needs(p->plan, maker, DSB_NEEDS_OUTPUT) &&
         p->single_row[x] == p->single_row[op->output]) {
         p->forward[x] = (alias){op->output, 0};
