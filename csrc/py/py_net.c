@@ -32,12 +32,17 @@ get_number(PyObject *dict, const char *key, double missing, double *value)
 {
     PyObject *item = PyDict_GetItemString(dict, key);
 
-    *value = item == NULL ? missing : PyFloat_AsDouble(item);
-    if (*value == -1.0 && PyErr_Occurred()) {
-        PyErr_Format(PyExc_TypeError, "'%s' of an op must be a number, got %R", key, item);
-        return -1;
+    *value = missing;
+    if (item == NULL) {
+        return 0;
     }
-    return 0;
+    /* Plain numbers only: no code of the caller's runs while strings of the op are borrowed. */
+    if (PyFloat_Check(item) || PyLong_Check(item)) {
+        *value = PyFloat_AsDouble(item);
+        return *value == -1.0 && PyErr_Occurred() ? -1 : 0;
+    }
+    PyErr_Format(PyExc_TypeError, "'%s' of an op must be a number, got %R", key, item);
+    return -1;
 }
 
 static int
@@ -82,8 +87,9 @@ add_op(PyObject *module, dsb_net *net, PyObject *dict, int *value)
         get_number(dict, "zero", 0.0, &zero) < 0) {
         return -1;
     }
-    if (!(width >= 0.0 && width <= 1e6)) {
-        PyErr_Format(PyExc_ValueError, "op '%s': width must lie in 1 .. 65536", spec.name);
+    if (!(width >= 0.0 &&
+          width <= (double)INT32_MAX)) { /* what fits an int; the core says the rest */
+        PyErr_Format(PyExc_ValueError, "op '%s': width must be a whole number from 1", spec.name);
         return -1;
     }
     spec.width = (int)width;
@@ -220,7 +226,13 @@ net_parameters(PyObject *object, void *closure)
         PyObject *shape = PyTuple_New(p->rank), *item = NULL;
 
         for (int j = 0; shape != NULL && j < p->rank; j++) {
-            PyTuple_SetItem(shape, j, PyLong_FromLongLong(p->shape[j]));
+            PyObject *size = PyLong_FromLongLong(p->shape[j]);
+
+            if (size == NULL) {
+                Py_CLEAR(shape);
+            } else {
+                PyTuple_SetItem(shape, j, size);
+            }
         }
         if (shape != NULL) {
             item = Py_BuildValue("{s:s,s:N,s:L}", "name", p->name, "shape", shape, "offset",
