@@ -101,6 +101,7 @@ def _state(
         "format": FORMAT,
         "version": _version(),
         "isa": _core.isa(),
+        "compiler": _core.compiler(),
         "net": bridge._graph.ops,
         "net_label": bridge._label,
         "settings": settings._asdict(),
@@ -378,7 +379,7 @@ def _bridge(
         _refuse(f"its description of the bridge is wrong: {error}", error)
     bridge._finished = parts
     bridge._label = _word(told.get("net_label"), 120)
-    _warn_of_isa(_word(told.get("isa"), 40))
+    _warn_of_build(*(_word(told.get(key), 80) for key in ("isa", "compiler", "version")))
     return bridge
 
 
@@ -525,12 +526,14 @@ def _version() -> str:
     return __version__
 
 
-def _warn_of_isa(made: str) -> None:
-    here = _core.isa()
+def _warn_of_build(isa: str, compiler: str, version: str) -> None:
+    """Bits are promised for one build and instruction set; elsewhere a run goes on, and says so once."""
+    made = f"instruction set {isa}, {compiler}, dsb {version}"
+    here = f"instruction set {_core.isa()}, {_core.compiler()}, dsb {_version()}"
     if made != here and (made, here) not in _warned:
         _warned.add((made, here))
         warnings.warn(
-            f"this checkpoint was made with the instruction set {made}; with {here} it goes on equal "
-            "within rounding, not bit for bit",
+            f"this checkpoint was made with {made}; with {here} it goes on equal within rounding, "
+            "not bit for bit",
             stacklevel=4,
         )
