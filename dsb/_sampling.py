@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from .bridge import Bridge
 
 
-SLICE = 4096  # rows of drift between two looks at signals
-
-
 class Request(NamedTuple):
     """How to simulate."""
 
@@ -98,11 +95,8 @@ def drift(bridge: Bridge, x: object, t: object, direction: Direction) -> F32:
         raise ValueError(f"t: expected times in [0, {T:g}], got {times.min():g} .. {times.max():g}")
     single = np.full(len(points), times, dtype=np.float32)
     afford("drift", len(points), 4 * bridge.dim)
-    result = np.empty_like(points)
     with bridge._in_line(), bridge._turn:
-        for first in range(0, len(points), SLICE):
-            some = slice(first, first + SLICE)
-            result[some] = bridge._core.drift(direction, points[some], single[some])
+        result = bridge._core.drift(direction, points, single)
     return _finite("drift", direction, result)
 
 

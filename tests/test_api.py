@@ -715,8 +715,8 @@ def test_memory_of_answers_is_foreseen(trained, monkeypatch):
     assert len(trained.paths(25)) == 25
 
 
-def test_drift_in_slices(trained):
-    """So that Ctrl-C comes through: the same bits as row by row."""
+def test_drift_in_chunks(trained):
+    """The same bits as row by row, and Ctrl-C comes through."""
     rng = np.random.default_rng(0)
     x, t = rng.normal(size=(10_000, 2)).astype(np.float32), rng.uniform(0, 3, 10_000)
     whole = trained.drift(x, t)

@@ -3,17 +3,19 @@
 
 #include "bridge/trainer.h"
 
+/* Whether the process' net answers at any time; otherwise at the states of the grid only. */
+static bool
+is_continuous(const dsb_bridge *bridge, const dsb_process *process)
+{
+    return process->weights == NULL ||
+           (bridge->config.output == DSB_OUTPUT_DRIFT && bridge->config.convention == DSB_GRID);
+}
+
 typedef struct sampling {
     dsb_bridge *bridge;
     const dsb_process *process;
     const dsb_sample_request *request;
 } sampling;
-
-static int64_t
-chunks_of(int64_t rows)
-{
-    return (rows + DSB_CHUNK - 1) / DSB_CHUNK;
-}
 
 static void
 sample_chunk(void *context, int64_t task, int worker)
@@ -50,11 +52,9 @@ dsb_bridge_sample(dsb_bridge *bridge, dsb_direction direction, int n, const doub
     DSB_TRY(dsb_bridge_process(bridge, direction, &bridge->sampling, &process));
     request->start = &bridge->ends[direction];
     if (g != NULL) {
-        DSB_REQUIRE(
-            process.weights == NULL || (bridge->config.output == DSB_OUTPUT_DRIFT &&
-                                        bridge->config.convention == DSB_GRID),
-            "sampling on another schedule needs a net that puts out drifts: output='drift' and "
-            "convention='grid'");
+        DSB_REQUIRE(is_continuous(bridge, &process),
+                    "sampling on another schedule needs a net that puts out drifts: "
+                    "output='drift' and convention='grid'");
         DSB_TRY(dsb_schedule_init(&schedule, n, g));
         status = check_span(bridge, &schedule);
     }
@@ -64,7 +64,7 @@ dsb_bridge_sample(dsb_bridge *bridge, dsb_direction direction, int n, const doub
         process.steps = &steps;
     }
     if (status == DSB_OK) {
-        status = dsb_run_chunks(bridge->be, bridge->n_workers, chunks_of(request->n), sample_chunk,
+        status = dsb_run_chunks(bridge->be, bridge->n_workers, dsb_chunks(request->n), sample_chunk,
                                 &s, tick);
     }
     dsb_steps_clear(&steps);
@@ -79,14 +79,6 @@ typedef struct drifting {
     const float *x, *t;
     float *out;
 } drifting;
-
-/* Whether the process' net answers at any time; otherwise at the states of the grid only. */
-static bool
-is_continuous(const dsb_bridge *bridge, const dsb_process *process)
-{
-    return process->weights == NULL ||
-           (bridge->config.output == DSB_OUTPUT_DRIFT && bridge->config.convention == DSB_GRID);
-}
 
 /* A chunk of rows; neighbours with equal t go together. */
 static void
@@ -151,5 +143,5 @@ dsb_bridge_drift(dsb_bridge *bridge, dsb_direction direction, int64_t n, const f
     DSB_TRY(dsb_bridge_workers(bridge));
     DSB_TRY(dsb_bridge_process(bridge, direction, &bridge->sampling, &process));
     DSB_TRY(check_times(bridge, &process, n, t));
-    return dsb_run_chunks(bridge->be, bridge->n_workers, chunks_of(n), drift_chunk, &d, tick);
+    return dsb_run_chunks(bridge->be, bridge->n_workers, dsb_chunks(n), drift_chunk, &d, tick);
 }

@@ -15,6 +15,12 @@
 
 #define DSB_CHUNK 64 /* particles that walk together: their activations fit a first-level cache */
 
+static inline int64_t
+dsb_chunks(int64_t particles)
+{
+    return (particles + DSB_CHUNK - 1) / DSB_CHUNK;
+}
+
 /* One direction of the chain, ready to run. */
 typedef struct dsb_process {
     dsb_direction direction;

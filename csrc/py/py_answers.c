@@ -4,6 +4,19 @@
 #include "py/bridge_object.h"
 #include "py/config.h"
 
+/* After the core has answered: the filled array, or the exception. */
+static PyObject *
+finish(dsb_py_bridge *self, dsb_py_watch *watch, dsb_status status, PyObject *array)
+{
+    dsb_py_unwatch(watch);
+    dsb_py_unlock(self);
+    if (status != DSB_OK) {
+        Py_DECREF(array);
+        return dsb_py_raise(dsb_py_module_of(self), status);
+    }
+    return array;
+}
+
 PyObject *
 dsb_py_sample(PyObject *object, PyObject *args, PyObject *kwargs)
 {
@@ -63,13 +76,7 @@ dsb_py_sample(PyObject *object, PyObject *args, PyObject *kwargs)
     }
     status = dsb_bridge_sample(self->bridge, (dsb_direction)direction, (int)states - 1, grid.data,
                                &request, dsb_py_watch_signals(&watch));
-    dsb_py_unwatch(&watch);
-    dsb_py_unlock(self);
-    if (status != DSB_OK) {
-        Py_DECREF(array);
-        return dsb_py_raise(module, status);
-    }
-    return array;
+    return finish(self, &watch, status, array);
 }
 
 PyObject *
@@ -104,11 +111,5 @@ dsb_py_drift(PyObject *object, PyObject *args)
     }
     status = dsb_bridge_drift(self->bridge, (dsb_direction)direction, states.shape[0], states.data,
                               times.data, out, dsb_py_watch_signals(&watch));
-    dsb_py_unwatch(&watch);
-    dsb_py_unlock(self);
-    if (status != DSB_OK) {
-        Py_DECREF(array);
-        return dsb_py_raise(module, status);
-    }
-    return array;
+    return finish(self, &watch, status, array);
 }
