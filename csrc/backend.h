@@ -14,6 +14,7 @@
 #ifndef DSB_BACKEND_H
 #define DSB_BACKEND_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -31,6 +32,31 @@ dsb_pitch(int64_t n)
 
 typedef struct dsb_stream dsb_stream; /* a queue of the device; NULL on the CPU */
 
+/* Rows of numbers `ld` apart (0: one row, repeated), or the pixels of images, a line of channels each.
+ * Images are NHWC: rows * pixels lines, image behind image; float32, or bfloat16 where a plan keeps them
+ * so. A leading dimension beyond the pitch makes it a slice of the channels of a wider image. */
+typedef struct dsb_slot {
+    void *data; /* NULL: nothing there, or nothing wanted */
+    int64_t ld;
+    dsb_dtype dtype; /* float32 or bfloat16 */
+} dsb_slot;
+
+static inline dsb_slot
+dsb_float_slot(const float *data, int64_t ld)
+{
+    return (dsb_slot){(void *)data, ld, DSB_FLOAT32};
+}
+
+/* The slot from column `column` on. */
+static inline dsb_slot
+dsb_slot_from(dsb_slot slot, int64_t column)
+{
+    if (slot.data != NULL) {
+        slot.data = (char *)slot.data + column * dsb_dtype_bytes(slot.dtype);
+    }
+    return slot;
+}
+
 typedef enum dsb_activation { DSB_IDENTITY, DSB_LEAKY_RELU, DSB_SILU } dsb_activation;
 
 /* How a net's output o becomes the mean of the next state: o, x + o, or x + g o. */
@@ -39,6 +65,76 @@ typedef enum dsb_output { DSB_OUTPUT_MEAN, DSB_OUTPUT_STEP, DSB_OUTPUT_DRIFT } d
 /* Sinusoidal embeddings of width 2h: [sin, cos] with frequencies 10000^(-i/(h-1)), as the released MLP,
  * or [cos, sin] with 10000^(-i/h), as improved-diffusion. */
 typedef enum dsb_embedding { DSB_EMBED_SIN_COS, DSB_EMBED_COS_SIN } dsb_embedding;
+
+/* How the products of a convolution are taken: in float32; as three products of bfloat16 parts, x w ~
+ * x1 w1 + x1 w2 + x2 w1 with x = x1 + x2 and w = w1 + w2; of operands rounded to bfloat16. Sums are float32. */
+typedef enum dsb_precision {
+    DSB_PRECISION_FLOAT32,
+    DSB_PRECISION_BF16X3,
+    DSB_PRECISION_BF16,
+    DSB_PRECISIONS
+} dsb_precision;
+
+/* y = W * x + b over images x [h, w, c_in], y [ho, wo, c_out]: odd kernel, (kernel - 1) / 2 zeros around,
+ * after nearest up-sampling by `up`. Weights are [c_out][kernel][kernel][c_in] in a plane.
+ * ho = (h up - 1) / stride + 1. */
+typedef struct dsb_conv {
+    int h, w, c_in, c_out;
+    int kernel; /* 1 or 3 */
+    int stride; /* 1 or 2 */
+    int up;     /* 1 or 2; 2 only with stride 1 */
+} dsb_conv;
+
+static inline int
+dsb_conv_out(const dsb_conv *conv, int n)
+{
+    return (n * conv->up - 1) / conv->stride + 1;
+}
+
+/* f(a x + b) with a and b for each row and channel: what is left of a normalisation once its statistics
+ * are known. f is SiLU or nothing. */
+typedef struct dsb_affine {
+    const float *ab; /* [rows][2][dsb_pitch(c)], a and then b; NULL: x as it is */
+    bool silu;
+} dsb_affine;
+
+/* What is added to a convolution before it is stored; each may be absent. */
+typedef struct dsb_epilogue {
+    const float *bias; /* [c_out]; nothing may be read behind it */
+    dsb_slot row;      /* float32 [rows, c_out]: added to every pixel of its row */
+    dsb_slot residual; /* an image like y; it may be y */
+} dsb_epilogue;
+
+/* The three passes of a convolution in one precision; all NULL where the backend has not got it.
+ * The affine is applied to x while it is read; what lies outside the image is zero after it. x, y, dx and
+ * dy may each be float32 or bfloat16. `scratch` has conv_scratch() bytes, belongs to the worker, and holds
+ * nothing between calls. A packed copy serves all workers. A row's result does not depend on the others. */
+typedef struct dsb_conv_passes {
+    size_t (*packed_bytes)(const dsb_conv *conv, bool transposed);
+    void (*pack)(dsb_stream *, const dsb_conv *conv, bool transposed, const float *w, void *packed);
+    size_t (*scratch_bytes)(const dsb_conv *conv, int rows, bool backward);
+    void (*forward)(dsb_stream *, const dsb_conv *conv, int rows, dsb_slot x,
+                    const dsb_affine *affine, const void *packed, const dsb_epilogue *epilogue,
+                    dsb_slot y, void *scratch);
+    /* dx = W^T * dy (+ dx): the gradient to what the affine makes of x. */
+    void (*backward_input)(dsb_stream *, const dsb_conv *conv, int rows, dsb_slot dy,
+                           const void *packed_transposed, int beta, dsb_slot dx, void *scratch);
+    /* dw [c_out][kernel][kernel][c_in] and db = sum of dy over rows and pixels, both (+ themselves). */
+    void (*backward_weight)(dsb_stream *, const dsb_conv *conv, int rows, dsb_slot x,
+                            const dsb_affine *affine, dsb_slot dy, int beta, float *dw, float *db,
+                            void *scratch);
+} dsb_conv_passes;
+
+/* y = silu?(n (1 + scale) + shift), n = weight (x - mean) / deviation + bias, mean and deviation over the
+ * pixels and channels of each group of each row. c is a multiple of groups. */
+typedef struct dsb_group_norm {
+    int pixels, c, groups;
+    bool silu;
+    const float *weight, *bias; /* [c] */
+    dsb_slot scale_shift;       /* float32 [rows, 2 c], scale and then shift; data NULL: none */
+} dsb_group_norm;
+
+#define DSB_GROUP_NORM_EPSILON 1e-5f
 
 /* Rows of a data set: value * scale + shift. */
 typedef struct dsb_rows {
@@ -126,21 +222,67 @@ typedef struct dsb_backend {
                                    int64_t ldx, const float *dy, int64_t lddy, int beta, float *dw,
                                    float *db);
 
-    /* ---- elementwise; n counts columns, a leading dimension of 0 repeats one row ---- */
-    void (*activation)(dsb_stream *, dsb_activation act, float slope, int rows, int n,
-                       const float *x, int64_t ldx, float *y, int64_t ldy);
+    /* ---- elementwise; n counts columns or channels, lines are rows or rows * pixels ----
+     * All slots of a call have one dtype. */
+    void (*activation)(dsb_stream *, dsb_activation act, float slope, int64_t lines, int n,
+                       dsb_slot x, dsb_slot y);
     /* dx = dy act'(.) (+ dx). `saved` is y for LeakyReLU (slope > 0) and x for SiLU. dx may be dy. */
-    void (*activation_backward)(dsb_stream *, dsb_activation act, float slope, int rows, int n,
-                                const float *saved, int64_t lds, const float *dy, int64_t lddy,
-                                int beta, float *dx, int64_t lddx);
-    void (*add)(dsb_stream *, int rows, int n, const float *a, int64_t lda, const float *b,
-                int64_t ldb, float *y, int64_t ldy);
+    void (*activation_backward)(dsb_stream *, dsb_activation act, float slope, int64_t lines, int n,
+                                dsb_slot saved, dsb_slot dy, int beta, dsb_slot dx);
+    void (*add)(dsb_stream *, int64_t lines, int n, dsb_slot a, dsb_slot b, dsb_slot y);
     /* y = x (+ y); only columns 0 .. n-1 are written, so y may be a slice. */
-    void (*copy)(dsb_stream *, int rows, int n, const float *x, int64_t ldx, int beta, float *y,
-                 int64_t ldy);
+    void (*copy)(dsb_stream *, int64_t lines, int n, dsb_slot x, int beta, dsb_slot y);
     /* y[r, :] = embedding of t[r]; t has pitch 1. `n` is even. */
     void (*embed)(dsb_stream *, dsb_embedding kind, int rows, int n, const float *t, float *y,
                   int64_t ldy);
+
+    /* ---- images: see dsb_slot; `v` and `dv` are float32 rows ---- */
+    dsb_conv_passes conv[DSB_PRECISIONS];
+    /* stats [rows][2][groups]: mean and 1 / deviation, in two passes; ab [rows][2][dsb_pitch(c)] as dsb_affine
+     * wants it, zero in the padding. */
+    void (*group_norm_statistics)(dsb_stream *, const dsb_group_norm *norm, int rows, dsb_slot x,
+                                  float *stats, float *ab);
+    /* y = f(a x + b); y may be x. */
+    void (*affine)(dsb_stream *, const dsb_affine *affine, int rows, int pixels, int c, dsb_slot x,
+                   dsb_slot y);
+    /* All gradients of group_norm; dx (+ dx) may be dy; d_weight and d_bias (beta_param) are [c], NULL where
+     * not wanted; d_scale_shift (beta_scale) like norm->scale_shift. */
+    void (*group_norm_backward)(dsb_stream *, const dsb_group_norm *norm, int rows, dsb_slot x,
+                                const float *stats, const float *ab, dsb_slot dy, int beta,
+                                dsb_slot dx, int beta_param, float *d_weight, float *d_bias,
+                                int beta_scale, dsb_slot d_scale_shift);
+    /* y = softmax(q k^T / sqrt(d)) v over the pixels, for each row and head on its own. qkv has 3 c channels:
+     * heads outermost, [heads][q, k, v][d = c / heads]. Softmax in float32. */
+    size_t (*attention_scratch)(int pixels, int c, int heads);
+    void (*attention)(dsb_stream *, int rows, int pixels, int c, int heads, dsb_slot qkv,
+                      dsb_slot y, void *scratch);
+    void (*attention_backward)(dsb_stream *, int rows, int pixels, int c, int heads, dsb_slot qkv,
+                               dsb_slot dy, int beta, dsb_slot d_qkv, void *scratch);
+    /* y [2h, 2w] = factor x [h, w] at each of 2 x 2 pixels (+ y). */
+    void (*upsample)(dsb_stream *, int rows, int h, int w, int c, float factor, dsb_slot x,
+                     int beta, dsb_slot y);
+    /* y [h, w] = factor times the sum of 2 x 2 pixels of x [2h, 2w] (+ y). */
+    void (*downsample)(dsb_stream *, int rows, int h, int w, int c, float factor, dsb_slot x,
+                       int beta, dsb_slot y);
+    /* y = x + v of the row; x may be y. */
+    void (*add_row)(dsb_stream *, int rows, int pixels, int c, dsb_slot x, dsb_slot v, dsb_slot y);
+    /* dv [rows, c] = sum of dy over the pixels (+ dv). */
+    void (*sum_pixels)(dsb_stream *, int rows, int pixels, int c, dsb_slot dy, int beta,
+                       dsb_slot dv);
+    /* Between vectors v that hold an image channel by channel, [c][pixels], and images y [pixels][c]. */
+    void (*row_to_image)(dsb_stream *, int rows, int pixels, int c, dsb_slot v, int beta,
+                         dsb_slot y);
+    void (*image_to_row)(dsb_stream *, int rows, int pixels, int c, dsb_slot y, int beta,
+                         dsb_slot v);
+    /* y = x / (1 - rate) where a uniform number >= rate, else 0 (+ y); element e = pixel * c + channel of row r
+     * draws word e % 4 of the counter (stream, step, sample + r, e / 4). y may be x. */
+    void (*dropout)(dsb_stream *, const dsb_draw *at, float rate, int rows, int pixels, int c,
+                    dsb_slot x, int beta, dsb_slot y);
+    /* y[r, :] = table[label[r], :]; label holds whole numbers in [0, classes). And d_table (+ itself). */
+    void (*lookup)(dsb_stream *, int rows, int classes, int n, const float *label,
+                   const float *table, dsb_slot y);
+    void (*lookup_backward)(dsb_stream *, int rows, int classes, int n, const float *label,
+                            dsb_slot dy, int beta, float *d_table);
 
     /* ---- simulation ---- */
     /* out[r, :] = standard normals, counter (stream, step, sample + r, element / 4). */
@@ -187,8 +329,8 @@ typedef struct dsb_backend {
      * moving average over n parameters. */
     void (*adam_step)(dsb_stream *, int64_t n, const dsb_adam *adam, const dsb_step *step,
                       const float *grad, float *theta, float *m, float *v, float *ema);
-    /* Number of the first entry of x [rows, n] that is NaN or infinite, or -1. */
-    int64_t (*first_nonfinite)(int64_t rows, int64_t n, const float *x, int64_t ldx);
+    /* Number of the first entry of x [lines, n] that is NaN or infinite, or -1. */
+    int64_t (*first_nonfinite)(int64_t lines, int64_t n, dsb_slot x);
 } dsb_backend;
 
 /* The CPU's table for the instruction set in use (see cpu/cpu.c). Never NULL. */

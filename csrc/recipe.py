@@ -38,6 +38,17 @@ ISAS: dict[str, dict[str, list[str]]] = {
     },
     "aarch64": {"aarch64": []},
 }
+# Kernel families for some instruction sets only.
+AMX = ["-mamx-tile", "-mamx-bf16", "-mavx512bf16"]
+V4 = ISAS["x86_64"]["v4"]
+SPECIAL: dict[str, dict[str, dict[str, list[str]]]] = {
+    "conv_bf16.c": {"x86_64": {"v4bf16": [*V4, "-mavx512bf16"]}, "aarch64": {}},
+    # `twin`: the same file over tiles in plain C, for tests on machines without tiles
+    "conv_tile.c": {
+        "x86_64": {"amx": [*V4, *AMX], "twin": ["-march=x86-64-v2", "-DDSB_TILE_TWIN"]},
+        "aarch64": {"twin": ["-DDSB_TILE_TWIN"]},
+    },
+}
 EXACT_KERNELS = {"noise.c"}  # the same bits on every machine, so nothing is contracted
 LIBRARIES = ["-lm", "-lpthread"]
 # The youngest thing that the kernels ask of a compiler.
@@ -72,13 +83,13 @@ def machine(cc: Sequence[str]) -> str:
 
 def units(cc: Sequence[str], python: bool = True) -> list[Unit]:
     """Everything under csrc; without `python`, what needs no Python.h."""
-    isas = ISAS[machine(cc)]
+    target = machine(cc)
     found = []
     for path in sorted((ROOT / "csrc").glob("*/*.c")):
         source, folder = path.relative_to(ROOT), path.parent.name
         if folder == "cpu" and path.name != "cpu.c":
             contract = "off" if path.name in EXACT_KERNELS else "fast"
-            for isa, flags in isas.items():
+            for isa, flags in SPECIAL.get(path.name, ISAS)[target].items():
                 fixed = [f"-DDSB_ISA={isa}", f"-ffp-contract={contract}"]
                 found.append(Unit(source, isa, [*flags, *fixed]))
         elif folder != "cuda" and (folder != "py" or python):

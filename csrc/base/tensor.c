@@ -6,7 +6,7 @@ int64_t
 dsb_dtype_bytes(dsb_dtype dtype)
 {
     static const int64_t bytes[] = {
-        [DSB_FLOAT32] = 4, [DSB_UINT8] = 1, [DSB_INT64] = 8, [DSB_FLOAT64] = 8};
+        [DSB_FLOAT32] = 4, [DSB_UINT8] = 1, [DSB_INT64] = 8, [DSB_FLOAT64] = 8, [DSB_BFLOAT16] = 2};
 
     return bytes[dtype];
 }
@@ -17,7 +17,8 @@ dsb_dtype_name(dsb_dtype dtype)
     static const char *const names[] = {[DSB_FLOAT32] = "float32",
                                         [DSB_UINT8] = "uint8",
                                         [DSB_INT64] = "int64",
-                                        [DSB_FLOAT64] = "float64"};
+                                        [DSB_FLOAT64] = "float64",
+                                        [DSB_BFLOAT16] = "bfloat16"};
 
     return names[dtype];
 }

@@ -13,7 +13,13 @@
 
 #define DSB_MAX_RANK 4
 
-typedef enum dsb_dtype { DSB_FLOAT32, DSB_UINT8, DSB_INT64, DSB_FLOAT64 } dsb_dtype;
+typedef enum dsb_dtype {
+    DSB_FLOAT32,
+    DSB_UINT8,
+    DSB_INT64,
+    DSB_FLOAT64,
+    DSB_BFLOAT16 /* inside the core only */
+} dsb_dtype;
 
 typedef enum dsb_device { DSB_CPU = 1, DSB_CUDA = 2 } dsb_device; /* DLPack's numbers */
 

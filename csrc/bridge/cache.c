@@ -134,7 +134,8 @@ simulate_chunk(void *context, int64_t task, int worker)
                        (uint32_t)first};
         int64_t unit = j * f->total + path;
 
-        be->copy(NULL, rows, (int)walker->dim, walker->x, walker->ld, 0, walker->kept, walker->ld);
+        be->copy(NULL, rows, (int)walker->dim, dsb_float_slot(walker->x, walker->ld), 0,
+                 dsb_float_slot(walker->kept, walker->ld));
         dsb_walker_mean(walker, fill->process, j, rows, walker->mean);
         be->normals(NULL, &at, rows, (int)walker->dim, walker->noise, walker->ld);
         if (f->cache->shape.group == 2) {

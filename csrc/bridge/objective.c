@@ -37,7 +37,8 @@ simplified_target(dsb_walker *walker, const dsb_process *process, int j, int row
     (void)process;
     (void)j;
     (void)mean;
-    walker->be->copy(NULL, rows, (int)walker->dim, x, walker->ld, 0, target, walker->ld);
+    walker->be->copy(NULL, rows, (int)walker->dim, dsb_float_slot(x, walker->ld), 0,
+                     dsb_float_slot(target, walker->ld));
 }
 
 static void
@@ -46,7 +47,8 @@ simplified_closed_form(dsb_walker *walker, int rows, const float *mix, const int
 {
     (void)mix;
     (void)k;
-    walker->be->copy(NULL, rows, (int)walker->dim, expected, walker->ld, 0, target, walker->ld);
+    walker->be->copy(NULL, rows, (int)walker->dim, dsb_float_slot(expected, walker->ld), 0,
+                     dsb_float_slot(target, walker->ld));
 }
 
 static const dsb_objective objectives[] = {

@@ -72,7 +72,7 @@ evaluate(dsb_walker *walker, const dsb_process *process, int j, int rows, float 
                                     reference->precision, walker->x, walker->ld, scratch,
                                     walker->ld);
         *kind = DSB_OUTPUT_DRIFT;
-        return (dsb_slot){scratch, walker->ld};
+        return dsb_float_slot(scratch, walker->ld);
     }
     if (walker->exec->inputs[DSB_PORT_T].data != NULL) {
         walker->be->upload(walker->exec->inputs[DSB_PORT_T].data, &process->steps->label[j],
@@ -109,15 +109,15 @@ void
 dsb_walker_load(dsb_walker *walker, const float *host, int rows)
 {
     walker->be->upload(walker->compact, host, sizeof(float) * (size_t)(rows * walker->dim));
-    walker->be->copy(NULL, rows, (int)walker->dim, walker->compact, walker->dim, 0, walker->x,
-                     walker->ld);
+    walker->be->copy(NULL, rows, (int)walker->dim, dsb_float_slot(walker->compact, walker->dim), 0,
+                     dsb_float_slot(walker->x, walker->ld));
 }
 
 void
 dsb_walker_store(dsb_walker *walker, const float *rows_of, int rows, float *host)
 {
-    walker->be->copy(NULL, rows, (int)walker->dim, rows_of, walker->ld, 0, walker->compact,
-                     walker->dim);
+    walker->be->copy(NULL, rows, (int)walker->dim, dsb_float_slot(rows_of, walker->ld), 0,
+                     dsb_float_slot(walker->compact, walker->dim));
     walker->be->download(host, walker->compact, sizeof(float) * (size_t)(rows * walker->dim));
 }
 

@@ -126,8 +126,9 @@ find_nonfinite(const batch *b, const char **kind)
 
     for (int i = 0; i < net->n_params; i++) {
         *kind = "parameter";
-        if (be->first_nonfinite(1, net->params[i].size,
-                                b->learner->planes[DSB_THETA] + net->params[i].offset, 0) >= 0) {
+        if (be->first_nonfinite(
+                1, net->params[i].size,
+                dsb_float_slot(b->learner->planes[DSB_THETA] + net->params[i].offset, 0)) >= 0) {
             return net->params[i].name;
         }
     }
@@ -138,8 +139,8 @@ find_nonfinite(const batch *b, const char **kind)
 
         load_microbatch(b, worker, i);
         *kind = "simulated state or target of the other direction";
-        if (be->first_nonfinite(rows, dim, x.data, x.ld) >= 0 ||
-            be->first_nonfinite(rows, dim, worker->target, dsb_pitch(dim)) >= 0) {
+        if (be->first_nonfinite(rows, dim, x) >= 0 ||
+            be->first_nonfinite(rows, dim, dsb_float_slot(worker->target, dsb_pitch(dim))) >= 0) {
             return "x";
         }
         *kind = "result of op";
@@ -150,8 +151,9 @@ find_nonfinite(const batch *b, const char **kind)
     }
     *kind = "gradient of parameter";
     for (int i = 0; i < net->n_params; i++) {
-        if (be->first_nonfinite(1, net->params[i].size,
-                                bridge->gradients.planes + net->params[i].offset, 0) >= 0) {
+        if (be->first_nonfinite(
+                1, net->params[i].size,
+                dsb_float_slot(bridge->gradients.planes + net->params[i].offset, 0)) >= 0) {
             return net->params[i].name;
         }
     }

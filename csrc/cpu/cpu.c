@@ -20,6 +20,21 @@ typedef struct variant {
     void (*fill)(dsb_backend *table);
 } variant;
 
+#define DSB_FILL(isa)                          \
+    static void fill_##isa(dsb_backend *table) \
+    {                                          \
+        dsb_cpu_gemm_##isa(table);             \
+        dsb_cpu_elementwise_##isa(table);      \
+        dsb_cpu_noise_##isa(table);            \
+        dsb_cpu_simulate_##isa(table);         \
+        dsb_cpu_optimise_##isa(table);         \
+        dsb_cpu_conv_##isa(table);             \
+        dsb_cpu_conv_weight_##isa(table);      \
+        dsb_cpu_norm_##isa(table);             \
+        dsb_cpu_attention_##isa(table);        \
+        dsb_cpu_image_##isa(table);            \
+    }
+
 #if defined(__x86_64__)
 
 /* __builtin_cpu_supports also asks whether the operating system saves the wide registers. */
@@ -54,25 +69,54 @@ has_v4(void)
            __builtin_cpu_supports("avx512vl");
 }
 
-#define DSB_FILL(isa)                          \
-    static void fill_##isa(dsb_backend *table) \
-    {                                          \
-        dsb_cpu_gemm_##isa(table);             \
-        dsb_cpu_elementwise_##isa(table);      \
-        dsb_cpu_noise_##isa(table);            \
-        dsb_cpu_simulate_##isa(table);         \
-        dsb_cpu_optimise_##isa(table);         \
-    }
-
 DSB_FILL(v2)
 DSB_FILL(v3)
 DSB_FILL(v4)
 
-/* Best first. The last one is what the package is built for: it is taken without asking. */
+/* Zen 4 and 5. Intel has the instruction too, where it is slower than float32 products. */
+static bool
+has_v4bf16(void)
+{
+    return has_v4() && __builtin_cpu_is("amd") && __builtin_cpu_supports("avx512bf16");
+}
+
+static void
+fill_v4bf16(dsb_backend *table)
+{
+    fill_v4(table);
+    dsb_cpu_conv_bf16_v4bf16(table);
+}
+
+static bool
+has_amx(void)
+{
+    return false;
+}
+
+static void
+fill_amx(dsb_backend *table)
+{
+    fill_v4(table);
+    dsb_cpu_conv_tile_amx(table);
+}
+
+/* Tile kernels for tests on machines without tiles: never chosen unless named. */
+static void
+fill_twin(dsb_backend *table)
+{
+    fill_v2(table);
+    dsb_cpu_conv_tile_twin(table);
+}
+
+/* Best first; "tiles-in-c" only by name. The one before it is what the package is built for: it is taken
+ * without asking. */
 static const variant variants[] = {
+    {"x86-64-v4+amx-bf16", has_amx, fill_amx},
+    {"x86-64-v4+avx512bf16", has_v4bf16, fill_v4bf16},
     {"x86-64-v4", has_v4, fill_v4},
     {"x86-64-v3", has_v3, fill_v3},
     {"x86-64-v2", has_v2, fill_v2},
+    {"tiles-in-c", has_v2, fill_twin},
 };
 
 #else
@@ -83,18 +127,18 @@ has_aarch64(void)
     return true;
 }
 
+DSB_FILL(aarch64)
+
 static void
-fill_aarch64(dsb_backend *table)
+fill_twin(dsb_backend *table)
 {
-    dsb_cpu_gemm_aarch64(table);
-    dsb_cpu_elementwise_aarch64(table);
-    dsb_cpu_noise_aarch64(table);
-    dsb_cpu_simulate_aarch64(table);
-    dsb_cpu_optimise_aarch64(table);
+    fill_aarch64(table);
+    dsb_cpu_conv_tile_twin(table);
 }
 
 static const variant variants[] = {
     {"aarch64", has_aarch64, fill_aarch64},
+    {"tiles-in-c", has_aarch64, fill_twin},
 };
 
 #endif
@@ -148,7 +192,7 @@ initialise(void)
     best = find(NULL);
     chosen = find(getenv("DSB_ISA"));
     if (best < 0) {
-        best = VARIANTS - 1;
+        best = VARIANTS - 2;
     }
     atomic_store(&current, &tables[chosen < 0 ? best : chosen]);
 }
@@ -166,7 +210,7 @@ dsb_cpu_backend(void)
 }
 
 int
-dsb_cpu_isas(const char *names[4])
+dsb_cpu_isas(const char *names[DSB_MAX_ISAS])
 {
     int n = 0;
 
@@ -182,8 +226,8 @@ dsb_cpu_isas(const char *names[4])
 dsb_status
 dsb_cpu_select(const char *isa)
 {
-    const char *names[4];
-    char list[128] = "";
+    const char *names[DSB_MAX_ISAS];
+    char list[256] = "";
     int found, n;
 
     pthread_once(&once, initialise);

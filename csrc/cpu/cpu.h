@@ -11,12 +11,14 @@
 #include "backend.h"
 #include "base/status.h"
 
+#define DSB_MAX_ISAS 8
+
 /* Switches to the instruction set of this name, NULL being the best one. Fails with DSB_ERR_VALUE,
  * naming those that this machine offers. */
 dsb_status dsb_cpu_select(const char *isa) DSB_MUST_CHECK;
 
 /* The instruction sets that this machine offers, best first; returns how many. */
-int dsb_cpu_isas(const char *names[4]);
+int dsb_cpu_isas(const char *names[DSB_MAX_ISAS]);
 
 #define DSB_PASTE_(a, b) a##_##b
 #define DSB_PASTE(a, b) DSB_PASTE_(a, b)
@@ -27,16 +29,24 @@ int dsb_cpu_isas(const char *names[4]);
     void dsb_cpu_elementwise_##isa(dsb_backend *table); \
     void dsb_cpu_noise_##isa(dsb_backend *table);       \
     void dsb_cpu_simulate_##isa(dsb_backend *table);    \
-    void dsb_cpu_optimise_##isa(dsb_backend *table);
+    void dsb_cpu_optimise_##isa(dsb_backend *table);    \
+    void dsb_cpu_conv_##isa(dsb_backend *table);        \
+    void dsb_cpu_conv_weight_##isa(dsb_backend *table); \
+    void dsb_cpu_norm_##isa(dsb_backend *table);        \
+    void dsb_cpu_attention_##isa(dsb_backend *table);   \
+    void dsb_cpu_image_##isa(dsb_backend *table);
 
 #if defined(__x86_64__)
 DSB_CPU_FAMILIES(v2)
 DSB_CPU_FAMILIES(v3)
 DSB_CPU_FAMILIES(v4)
+void dsb_cpu_conv_bf16_v4bf16(dsb_backend *table);
+void dsb_cpu_conv_tile_amx(dsb_backend *table);
 #elif defined(__aarch64__)
 DSB_CPU_FAMILIES(aarch64)
 #else
 #error "dsb has CPU kernels for x86-64 and aarch64"
 #endif
+void dsb_cpu_conv_tile_twin(dsb_backend *table); /* the tile kernels over tiles in plain C */
 
 #endif

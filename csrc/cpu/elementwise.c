@@ -5,28 +5,28 @@
 
 #include "cpu/vector.h"
 
-/* Rows that lie one after another without gaps are one long row. */
+/* Lines that lie one after another without gaps are one long line. */
 static void
-join_rows(int *rows, int64_t *columns, int64_t ld1, int64_t ld2, int64_t ld3)
+join_lines(int64_t *lines, int64_t *columns, int64_t ld1, int64_t ld2, int64_t ld3)
 {
     if (ld1 == *columns && ld2 == *columns && ld3 == *columns) {
-        *columns *= *rows;
-        *rows = 1;
+        *columns *= *lines;
+        *lines = 1;
     }
 }
 
 static void
-activation(dsb_stream *stream, dsb_activation act, float slope, int rows, int n, const float *x,
-           int64_t ldx, float *y, int64_t ldy)
+activation(dsb_stream *stream, dsb_activation act, float slope, int64_t lines, int n, dsb_slot x,
+           dsb_slot y)
 {
     int64_t columns = dsb_pitch(n);
     vf factor = vf_splat(act == DSB_LEAKY_RELU ? slope : 1.0f);
 
     (void)stream;
-    join_rows(&rows, &columns, ldx, ldy, ldy);
-    for (int64_t r = 0; r < rows; r++) {
-        const float *from = x + r * ldx;
-        float *to = y + r * ldy;
+    join_lines(&lines, &columns, x.ld, y.ld, y.ld);
+    for (int64_t r = 0; r < lines; r++) {
+        const float *from = (const float *)x.data + r * x.ld;
+        float *to = (float *)y.data + r * y.ld;
 
         if (act == DSB_SILU) {
             for (int64_t c = 0; c < columns; c += DSB_VL) {
@@ -42,18 +42,18 @@ activation(dsb_stream *stream, dsb_activation act, float slope, int rows, int n,
 
 /* d/dx of LeakyReLU is 1 where x > 0, which is where y > 0 (slope > 0), else the slope. */
 static void
-activation_backward(dsb_stream *stream, dsb_activation act, float slope, int rows, int n,
-                    const float *saved, int64_t lds, const float *dy, int64_t lddy, int beta,
-                    float *dx, int64_t lddx)
+activation_backward(dsb_stream *stream, dsb_activation act, float slope, int64_t lines, int n,
+                    dsb_slot saved, dsb_slot dy, int beta, dsb_slot dx)
 {
     int64_t columns = dsb_pitch(n);
     vf factor = vf_splat(act == DSB_LEAKY_RELU ? slope : 1.0f);
 
     (void)stream;
-    join_rows(&rows, &columns, lds, lddy, lddx);
-    for (int64_t r = 0; r < rows; r++) {
-        const float *s = saved + r * lds, *from = dy + r * lddy;
-        float *to = dx + r * lddx;
+    join_lines(&lines, &columns, saved.ld, dy.ld, dx.ld);
+    for (int64_t r = 0; r < lines; r++) {
+        const float *s = (const float *)saved.data + r * saved.ld;
+        const float *from = (const float *)dy.data + r * dy.ld;
+        float *to = (float *)dx.data + r * dx.ld;
 
         for (int64_t c = 0; c < columns; c += DSB_VL) {
             vf d = vf_load(from + c), at = vf_load(s + c);
@@ -69,30 +69,32 @@ activation_backward(dsb_stream *stream, dsb_activation act, float slope, int row
 }
 
 static void
-add(dsb_stream *stream, int rows, int n, const float *a, int64_t lda, const float *b, int64_t ldb,
-    float *y, int64_t ldy)
+add(dsb_stream *stream, int64_t lines, int n, dsb_slot a, dsb_slot b, dsb_slot y)
 {
     int64_t columns = dsb_pitch(n);
 
     (void)stream;
-    join_rows(&rows, &columns, lda, ldb, ldy);
-    for (int64_t r = 0; r < rows; r++) {
+    join_lines(&lines, &columns, a.ld, b.ld, y.ld);
+    for (int64_t r = 0; r < lines; r++) {
+        const float *from_a = (const float *)a.data + r * a.ld;
+        const float *from_b = (const float *)b.data + r * b.ld;
+        float *to = (float *)y.data + r * y.ld;
+
         for (int64_t c = 0; c < columns; c += DSB_VL) {
-            vf_store(y + r * ldy + c, vf_load(a + r * lda + c) + vf_load(b + r * ldb + c));
+            vf_store(to + c, vf_load(from_a + c) + vf_load(from_b + c));
         }
     }
 }
 
 static void
-copy(dsb_stream *stream, int rows, int n, const float *x, int64_t ldx, int beta, float *y,
-     int64_t ldy)
+copy(dsb_stream *stream, int64_t lines, int n, dsb_slot x, int beta, dsb_slot y)
 {
     int whole = n / DSB_VL * DSB_VL;
 
     (void)stream;
-    for (int64_t r = 0; r < rows; r++) {
-        const float *from = x + r * ldx;
-        float *to = y + r * ldy;
+    for (int64_t r = 0; r < lines; r++) {
+        const float *from = (const float *)x.data + r * x.ld;
+        float *to = (float *)y.data + r * y.ld;
 
         for (int c = 0; c < whole; c += DSB_VL) {
             vf v = vf_load(from + c);

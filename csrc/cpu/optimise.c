@@ -272,10 +272,10 @@ adam_step(dsb_stream *stream, int64_t n, const dsb_adam *adam, const dsb_step *s
 
 /* x - x is zero for numbers, NaN for the rest. */
 static int64_t
-first_nonfinite(int64_t rows, int64_t n, const float *x, int64_t ldx)
+first_nonfinite(int64_t lines, int64_t n, dsb_slot x)
 {
-    for (int64_t r = 0; r < rows; r++) {
-        const float *row = x + r * ldx;
+    for (int64_t r = 0; r < lines; r++) {
+        const float *row = (const float *)x.data + r * x.ld;
         vf bad = {0};
 
         for (int64_t c = 0; c < n; c += DSB_VL) {

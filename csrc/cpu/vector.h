@@ -92,6 +92,63 @@ vf_select(vi mask, vf a, vf b)
     return (vf)(((vi)a & mask) | ((vi)b & ~mask));
 }
 
+/* bfloat16, the upper half of a float32: DSB_VL of them; rounded to nearest, ties to even, NaN quiet. */
+DSB_INLINE vf
+vf_load_bf16(const uint16_t *p)
+{
+#if DSB_VL == 16
+    return (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i_u *)p)),
+                                 16);
+#elif DSB_VL == 8
+    return (vf)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i_u *)p)), 16);
+#elif defined(__x86_64__)
+    return (vf)_mm_unpacklo_epi16(_mm_setzero_si128(), _mm_loadl_epi64((const __m128i_u *)p));
+#else
+    return (vf)vshll_n_u16(vld1_u16(p), 16);
+#endif
+}
+
+DSB_INLINE void
+vf_store_bf16(uint16_t *p, vf v)
+{
+    vi bits = (vi)v, odd = (bits >> 16) & 1;
+    vi rounded = bits + 0x7fff + odd, quiet = bits | 0x400000;
+    vi high = (vi)vf_select(v == v, (vf)rounded, (vf)quiet);
+#if DSB_VL == 16
+    _mm256_storeu_si256((__m256i_u *)p,
+                        _mm512_cvtepi32_epi16(_mm512_srli_epi32((__m512i)high, 16)));
+#elif DSB_VL == 8
+    __m256i w = _mm256_srli_epi32((__m256i)high, 16);
+
+    w = _mm256_permute4x64_epi64(_mm256_packus_epi32(w, w), 0x08);
+    _mm_storeu_si128((__m128i_u *)p, _mm256_castsi256_si128(w));
+#elif defined(__x86_64__)
+    __m128i w = _mm_srli_epi32((__m128i)high, 16);
+
+    _mm_storel_epi64((__m128i_u *)p, _mm_packus_epi32(w, w));
+#else
+    vst1_u16(p, vshrn_n_u32((uint32x4_t)high, 16));
+#endif
+}
+
+/* DSB_VL numbers from element i of memory that holds float32 or, with `half`, bfloat16. Where `half` is a
+ * constant once inlined, the kernels exist twice and neither asks. */
+DSB_INLINE vf
+vf_load_as(int half, const void *p, int64_t i)
+{
+    return half ? vf_load_bf16((const uint16_t *)p + i) : vf_load((const float *)p + i);
+}
+
+DSB_INLINE void
+vf_store_as(int half, void *p, int64_t i, vf v)
+{
+    if (half) {
+        vf_store_bf16((uint16_t *)p + i, v);
+    } else {
+        vf_store((float *)p + i, v);
+    }
+}
+
 /* a b + c, rounded once where the instruction set can. */
 DSB_INLINE vf
 vf_fma(vf a, vf b, vf c)

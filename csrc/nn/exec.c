@@ -9,11 +9,11 @@ static dsb_slot
 slot_at(const dsb_exec *exec, const dsb_place *place)
 {
     if (place->buffer < 0) {
-        return (dsb_slot){NULL, 0};
+        return dsb_float_slot(NULL, 0);
     }
-    return (dsb_slot){(float *)(exec->arena + exec->plan->buffers[place->buffer].offset) +
-                          place->column,
-                      place->ld};
+    return dsb_float_slot((float *)(exec->arena + exec->plan->buffers[place->buffer].offset) +
+                              place->column,
+                          place->ld);
 }
 
 static void
@@ -133,8 +133,7 @@ dsb_exec_find_nonfinite(dsb_exec *exec, const dsb_op_weights *weights, int rows)
 
         run_forward(exec, weights, rows, i);
         if (exec->plan->ops[i].live && !exec->plan->ops[i].fused &&
-            exec->be->first_nonfinite(run->single_row ? 1 : rows, last->spec.width, out.data,
-                                      out.ld) >= 0) {
+            exec->be->first_nonfinite(run->single_row ? 1 : rows, last->spec.width, out) >= 0) {
             return net->values[last->output].name;
         }
     }

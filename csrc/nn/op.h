@@ -8,12 +8,6 @@
 
 #include "nn/net.h"
 
-/* A matrix of the arena; data is NULL where nothing is wanted. A leading dimension of 0 repeats one row. */
-typedef struct dsb_slot {
-    float *data;
-    int64_t ld;
-} dsb_slot;
-
 typedef struct dsb_op_run {
     const dsb_backend *be;
     dsb_stream *stream;

@@ -18,8 +18,7 @@ activation_forward(const dsb_op_run *run, const dsb_op_weights *weights, int row
 {
     (void)weights;
     run->be->activation(run->stream, run->op->kind->activation, run->op->spec.slope, rows,
-                        run->op->spec.width, run->in[0].data, run->in[0].ld, run->out.data,
-                        run->out.ld);
+                        run->op->spec.width, run->in[0], run->out);
 }
 
 /* dx = dy f'(x). LeakyReLU keeps the sign, so y tells f' and x need not be kept; SiLU needs x:
@@ -34,8 +33,8 @@ activation_backward(const dsb_op_run *run, const dsb_op_weights *weights, int ro
     (void)grad;
     (void)beta;
     run->be->activation_backward(run->stream, run->op->kind->activation, run->op->spec.slope, rows,
-                                 run->op->spec.width, saved.data, saved.ld, run->d_out.data,
-                                 run->d_out.ld, run->beta[0], run->d_in[0].data, run->d_in[0].ld);
+                                 run->op->spec.width, saved, run->d_out, run->beta[0],
+                                 run->d_in[0]);
 }
 
 const dsb_op_kind dsb_op_leaky_relu = {

@@ -15,8 +15,7 @@ static void
 add_forward(const dsb_op_run *run, const dsb_op_weights *weights, int rows)
 {
     (void)weights;
-    run->be->add(run->stream, rows, run->op->spec.width, run->in[0].data, run->in[0].ld,
-                 run->in[1].data, run->in[1].ld, run->out.data, run->out.ld);
+    run->be->add(run->stream, rows, run->op->spec.width, run->in[0], run->in[1], run->out);
 }
 
 /* da = dy, db = dy. */
@@ -28,8 +27,8 @@ add_backward(const dsb_op_run *run, const dsb_op_weights *weights, int rows, flo
     (void)beta;
     for (int i = 0; i < 2; i++) {
         if (run->d_in[i].data != NULL) {
-            run->be->copy(run->stream, rows, run->op->spec.width, run->d_out.data, run->d_out.ld,
-                          run->beta[i], run->d_in[i].data, run->d_in[i].ld);
+            run->be->copy(run->stream, rows, run->op->spec.width, run->d_out, run->beta[i],
+                          run->d_in[i]);
         }
     }
 }
@@ -55,9 +54,10 @@ concat_forward(const dsb_op_run *run, const dsb_op_weights *weights, int rows)
     for (int i = 0; i < run->op->spec.n_inputs; i++) {
         int width = dsb_op_input(run->net, run->op, i)->width;
 
-        if (run->in[i].data != run->out.data + column) {
-            run->be->copy(run->stream, rows, width, run->in[i].data, run->in[i].ld, 0,
-                          run->out.data + column, run->out.ld);
+        dsb_slot slice = dsb_slot_from(run->out, column);
+
+        if (run->in[i].data != slice.data) {
+            run->be->copy(run->stream, rows, width, run->in[i], 0, slice);
         }
         column += width;
     }
@@ -76,9 +76,10 @@ concat_backward(const dsb_op_run *run, const dsb_op_weights *weights, int rows, 
     for (int i = 0; i < run->op->spec.n_inputs; i++) {
         int width = dsb_op_input(run->net, run->op, i)->width;
 
-        if (run->d_in[i].data != NULL && run->d_in[i].data != run->d_out.data + column) {
-            run->be->copy(run->stream, rows, width, run->d_out.data + column, run->d_out.ld,
-                          run->beta[i], run->d_in[i].data, run->d_in[i].ld);
+        dsb_slot slice = dsb_slot_from(run->d_out, column);
+
+        if (run->d_in[i].data != NULL && run->d_in[i].data != slice.data) {
+            run->be->copy(run->stream, rows, width, slice, run->beta[i], run->d_in[i]);
         }
         column += width;
     }

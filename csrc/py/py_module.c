@@ -62,7 +62,7 @@ module_isa(PyObject *module, PyObject *unused)
 static PyObject *
 module_isas(PyObject *module, PyObject *unused)
 {
-    const char *names[4];
+    const char *names[DSB_MAX_ISAS];
     int n = dsb_cpu_isas(names);
     PyObject *list = PyList_New(n);
 
@@ -196,7 +196,8 @@ module_normals(PyObject *module, PyObject *args)
         int rows = shape[0] - r < 64 ? (int)(shape[0] - r) : 64;
 
         be->normals(NULL, &at, rows, (int)shape[1], row, pitch);
-        be->copy(NULL, rows, (int)shape[1], row, pitch, 0, out + r * shape[1], shape[1]);
+        be->copy(NULL, rows, (int)shape[1], dsb_float_slot(row, pitch), 0,
+                 dsb_float_slot(out + r * shape[1], shape[1]));
     }
     Py_END_ALLOW_THREADS
     dsb_free(row);

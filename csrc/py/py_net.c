@@ -287,21 +287,21 @@ run_chunk(const net_call *call, dsb_exec *exec, const dsb_op_weights *weights, i
     int dim = dsb_net_dim(call->net), out = call->net->values[call->net->output].width;
     dsb_slot x = exec->inputs[DSB_PORT_X], t = exec->inputs[DSB_PORT_T];
 
-    be->copy(NULL, rows, dim, (const float *)call->x.data + first * dim, dim, 0, x.data, x.ld);
+    be->copy(NULL, rows, dim, dsb_float_slot((const float *)call->x.data + first * dim, dim), 0, x);
     if (t.data != NULL) {
         be->upload(t.data, (const float *)call->t.data + first,
                    sizeof(float) * (size_t)(t.ld == 0 ? 1 : rows));
     }
     dsb_exec_forward(exec, weights, rows);
-    be->copy(NULL, rows, out, exec->output.data, exec->output.ld, 0, call->y + first * out, out);
+    be->copy(NULL, rows, out, exec->output, 0, dsb_float_slot(call->y + first * out, out));
     if (call->mode == DSB_INFER || call->dy.data == NULL) {
         return;
     }
-    be->copy(NULL, rows, out, (const float *)call->dy.data + first * out, out, 0,
-             exec->d_output.data, exec->d_output.ld);
+    be->copy(NULL, rows, out, dsb_float_slot((const float *)call->dy.data + first * out, out), 0,
+             exec->d_output);
     dsb_exec_backward(exec, weights, rows, call->grad, first > 0);
     if (call->dx != NULL) {
-        be->copy(NULL, rows, dim, exec->d_x.data, exec->d_x.ld, 0, call->dx + first * dim, dim);
+        be->copy(NULL, rows, dim, exec->d_x, 0, dsb_float_slot(call->dx + first * dim, dim));
     }
 }
 

@@ -29,8 +29,15 @@ SANITIZE = [
 # The instruction sets as DSB_ISA= names them, each with a flag of /proc/cpuinfo that no processor
 # has without the rest of its level.
 MARKS = {
-    "x86_64": {"x86-64-v2": "sse4_2", "x86-64-v3": "avx2", "x86-64-v4": "avx512vl"},
-    "aarch64": {"aarch64": "asimd"},
+    "x86_64": {
+        "x86-64-v2": "sse4_2",
+        "x86-64-v3": "avx2",
+        "x86-64-v4": "avx512vl",
+        "x86-64-v4+avx512bf16": "avx512_bf16",
+        "x86-64-v4+amx-bf16": "amx_bf16",
+        "tiles-in-c": "sse4_2",
+    },
+    "aarch64": {"aarch64": "asimd", "tiles-in-c": "asimd"},
 }
 
 

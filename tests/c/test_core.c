@@ -8,6 +8,7 @@
 #include "base/memory.h"
 #include "base/philox.h"
 #include "bridge/trainer.h"
+#include "test.h"
 
 #define DIM 3
 #define ROWS 70
@@ -15,13 +16,11 @@
 
 static int failures;
 
-#define CHECK(condition) check((condition), #condition, __LINE__)
-
-static void
-check(bool holds, const char *condition, int line)
+void
+test_check(bool holds, const char *condition, const char *file, int line)
 {
     if (!holds) {
-        printf("line %d: failed: %s (last message: %s at %s)\n", line, condition,
+        printf("%s:%d: failed: %s (last message: %s at %s)\n", file, line, condition,
                dsb_last_message(), dsb_last_place());
         failures++;
     }
@@ -99,23 +98,23 @@ run_pass(const dsb_net *net, dsb_mode mode, int rows, bool keep, float *result)
     DSB_TRY(dsb_weights_init(&weights, net, be, mode != DSB_INFER));
     dsb_weights_pack(&weights, theta, 1);
     for (int r = 0; r < rows; r++) {
+        dsb_slot x = exec->inputs[DSB_PORT_X], t = exec->inputs[DSB_PORT_T];
+
         for (int i = 0; i < dim; i++) {
-            exec->inputs[DSB_PORT_X].data[r * exec->inputs[DSB_PORT_X].ld + i] =
-                sinf((float)(r + 3 * i));
+            ((float *)x.data)[r * x.ld + i] = sinf((float)(r + 3 * i));
         }
-        exec->inputs[DSB_PORT_T].data[r * exec->inputs[DSB_PORT_T].ld] = 17.5f;
+        ((float *)t.data)[r * t.ld] = 17.5f;
     }
     dsb_exec_forward(exec, &weights.view, rows);
-    be->copy(NULL, rows, dim, exec->output.data, exec->output.ld, 0, result, dim);
+    be->copy(NULL, rows, dim, exec->output, 0, dsb_float_slot(result, dim));
     if (mode != DSB_INFER) {
-        be->copy(NULL, rows, dim, exec->output.data, exec->output.ld, 0, exec->d_output.data,
-                 exec->d_output.ld);
+        be->copy(NULL, rows, dim, exec->output, 0, exec->d_output);
         memset(result + rows * dim, 0, sizeof(float) * (size_t)net->plane);
         dsb_exec_backward(exec, &weights.view, rows, mode == DSB_TRAIN ? result + rows * dim : NULL,
                           0);
     }
     if (mode == DSB_VJP) {
-        be->copy(NULL, rows, dim, exec->d_x.data, exec->d_x.ld, 0, result + rows * dim, dim);
+        be->copy(NULL, rows, dim, exec->d_x, 0, dsb_float_slot(result + rows * dim, dim));
     }
     dsb_weights_clear(&weights);
     dsb_exec_destroy(exec);
@@ -280,7 +279,7 @@ is_finite(const dsb_bridge *bridge)
             const float *plane = bridge->learners[d].planes[p];
 
             if (plane != NULL &&
-                bridge->be->first_nonfinite(1, bridge->net->plane, plane, 0) >= 0) {
+                bridge->be->first_nonfinite(1, bridge->net->plane, dsb_float_slot(plane, 0)) >= 0) {
                 return false;
             }
         }
@@ -376,11 +375,11 @@ test_named_inputs(void)
     CHECK(dsb_weights_init(&weights, net, be, false) == DSB_OK);
     dsb_weights_pack(&weights, theta, 1);
     dsb_exec_forward(exec, &weights.view, 4);
-    before = exec->output.data[0];
+    before = ((float *)exec->output.data)[0];
     CHECK(exec->inputs[DSB_PORT_LABEL].data != NULL);
-    exec->inputs[DSB_PORT_COND].data[0] = 1.0f;
+    ((float *)exec->inputs[DSB_PORT_COND].data)[0] = 1.0f;
     dsb_exec_forward(exec, &weights.view, 4);
-    CHECK(exec->output.data[0] != before);
+    CHECK(((float *)exec->output.data)[0] != before);
     dsb_weights_clear(&weights);
     dsb_exec_destroy(exec);
     dsb_plan_destroy(plan);
@@ -465,6 +464,8 @@ main(void)
         test_interruption();
     }
     test_options();
+    test_conv();
+    test_images();
     test_allocation();
     CHECK(dsb_alloc_live() == 0);
     printf(failures == 0 ? "all passed\n" : "%d failed\n", failures);

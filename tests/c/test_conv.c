@@ -1,0 +1,6 @@
+#include "test.h"
+
+void
+test_conv(void)
+{
+}
