@@ -232,6 +232,8 @@ typedef struct dsb_backend {
     void (*add)(dsb_stream *, int64_t lines, int n, dsb_slot a, dsb_slot b, dsb_slot y);
     /* y = x (+ y); only columns 0 .. n-1 are written, so y may be a slice. */
     void (*copy)(dsb_stream *, int64_t lines, int n, dsb_slot x, int beta, dsb_slot y);
+    /* y = 0 in columns 0 .. n-1. */
+    void (*zero)(dsb_stream *, int64_t lines, int n, dsb_slot y);
     /* y[r, :] = embedding of t[r]; t has pitch 1. `n` is even. */
     void (*embed)(dsb_stream *, dsb_embedding kind, int rows, int n, const float *t, float *y,
                   int64_t ldy);

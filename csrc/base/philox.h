@@ -22,9 +22,10 @@ typedef enum dsb_stream_id {
     DSB_STREAM_SHUFFLE =
         5,               /* order in which a window of the cache is read: step = window and pass */
     DSB_STREAM_PAIR = 6, /* closed-form first half-bridge: step index and noise of a pair */
-    DSB_STREAM_SAMPLE = 7, /* sample() and paths(): step = state, sample = row */
-    DSB_STREAM_START = 8,  /* sample(): rows or Gaussian draws to start from */
-    DSB_STREAM_USER = 9,   /* random numbers handed to Python */
+    DSB_STREAM_SAMPLE = 7,   /* sample() and paths(): step = state, sample = row */
+    DSB_STREAM_START = 8,    /* sample(): rows or Gaussian draws to start from */
+    DSB_STREAM_USER = 9,     /* random numbers handed to Python */
+    DSB_STREAM_DROPOUT = 10, /* masks: step = gradient step, sample = row and number of the op */
 } dsb_stream_id;
 
 static inline uint32_t

@@ -15,16 +15,18 @@ typedef struct sampling {
     dsb_bridge *bridge;
     const dsb_process *process;
     const dsb_sample_request *request;
+    dsb_watch *watch;
 } sampling;
 
 static void
 sample_chunk(void *context, int64_t task, int worker)
 {
     const sampling *s = context;
-    int64_t first = task * DSB_CHUNK, left = s->request->n - first;
+    dsb_walker *walker = s->bridge->workers[worker].walker;
+    int64_t first = task * walker->chunk, left = s->request->n - first;
 
-    dsb_walker_sample(s->bridge->workers[worker].walker, s->process, s->request, first,
-                      left < DSB_CHUNK ? (int)left : DSB_CHUNK);
+    dsb_walker_sample(walker, s->process, s->request, first,
+                      left < walker->chunk ? (int)left : walker->chunk, s->watch, worker);
 }
 
 static dsb_status
@@ -41,7 +43,8 @@ dsb_bridge_sample(dsb_bridge *bridge, dsb_direction direction, int n, const doub
                   dsb_sample_request *request, dsb_tick tick)
 {
     dsb_process process;
-    sampling s = {.bridge = bridge, .process = &process, .request = request};
+    dsb_watch watch = {.tick = tick};
+    sampling s = {.bridge = bridge, .process = &process, .request = request, .watch = &watch};
     dsb_schedule schedule = {.n = 0};
     dsb_steps steps = {.n = 0};
     dsb_status status = DSB_OK;
@@ -64,8 +67,9 @@ dsb_bridge_sample(dsb_bridge *bridge, dsb_direction direction, int n, const doub
         process.steps = &steps;
     }
     if (status == DSB_OK) {
-        status = dsb_run_chunks(bridge->be, bridge->n_workers, dsb_chunks(request->n), sample_chunk,
-                                &s, tick);
+        status = dsb_run_chunks(bridge->be, bridge->n_workers,
+                                dsb_chunks(request->n, bridge->workers[0].walker->chunk),
+                                sample_chunk, &s, &watch);
     }
     dsb_steps_clear(&steps);
     dsb_schedule_clear(&schedule);
@@ -88,8 +92,8 @@ drift_chunk(void *context, int64_t task, int worker)
     const dsb_bridge *bridge = d->bridge;
     dsb_walker *walker = bridge->workers[worker].walker;
     const dsb_steps *steps = &bridge->steps[d->process->direction];
-    int64_t dim = walker->dim, first = task * DSB_CHUNK;
-    int64_t last = first + DSB_CHUNK < d->n ? first + DSB_CHUNK : d->n;
+    int64_t dim = walker->dim, first = task * walker->chunk;
+    int64_t last = first + walker->chunk < d->n ? first + walker->chunk : d->n;
     double g = 1.0;
     float label;
     dsb_steps one = {.n = 1, .g = &g, .label = &label};
@@ -138,10 +142,12 @@ dsb_bridge_drift(dsb_bridge *bridge, dsb_direction direction, int64_t n, const f
                  const float *t, float *out, dsb_tick tick)
 {
     dsb_process process;
+    dsb_watch watch = {.tick = tick};
     drifting d = {bridge, &process, n, x, t, out};
 
     DSB_TRY(dsb_bridge_workers(bridge));
     DSB_TRY(dsb_bridge_process(bridge, direction, &bridge->sampling, &process));
     DSB_TRY(check_times(bridge, &process, n, t));
-    return dsb_run_chunks(bridge->be, bridge->n_workers, dsb_chunks(n), drift_chunk, &d, tick);
+    return dsb_run_chunks(bridge->be, bridge->n_workers,
+                          dsb_chunks(n, bridge->workers[0].walker->chunk), drift_chunk, &d, &watch);
 }

@@ -7,14 +7,41 @@
 #include "bridge/trainer.h"
 
 #define MICROBATCH 64 /* rows whose activations stay in the second-level cache for the usual MLPs */
+#define IMAGE_NUMBERS (1 << 19) /* numbers in the largest image times rows, at most */
 #define MAX_LANES 8
+
+/* Numbers in the largest image of a row; 0 for a net of vectors. */
+static int64_t
+largest_image(const dsb_net *net)
+{
+    int64_t most = 0;
+
+    for (int v = 0; v < net->n_values; v++) {
+        const dsb_shape *s = &net->values[v].shape;
+        int64_t size = s->image ? (int64_t)s->h * s->w * s->width : 0;
+
+        most = size > most ? size : most;
+    }
+    return most;
+}
+
+int
+dsb_default_chunk(const dsb_net *net)
+{
+    int64_t size = largest_image(net);
+    int rows = DSB_MAX_CHUNK;
+
+    while (size > 0 && rows > 1 && rows * size > IMAGE_NUMBERS) {
+        rows /= 2;
+    }
+    return rows;
+}
 
 int
 dsb_default_microbatch(const dsb_net *net, int batch)
 {
-    int rows = MICROBATCH;
+    int rows = largest_image(net) > 0 ? dsb_default_chunk(net) : MICROBATCH;
 
-    (void)net; /* every net of vectors so far; images will want fewer rows */
     while (rows > 2 && rows > batch / 2) {
         rows /= 2;
     }
@@ -119,8 +146,10 @@ bound_refresh(dsb_bridge_config *c)
 /* ---- memory ---- */
 
 static dsb_memory
-memory_of(const dsb_bridge_config *c, const dsb_plan *train, const dsb_plan *infer, int workers)
+memory_of(const dsb_bridge_config *c, const dsb_backend *be, const dsb_plan *train,
+          const dsb_plan *infer)
 {
+    int workers = be->workers();
     dsb_cache_shape shape = cache_shape(c);
     int64_t row = dsb_pitch(shape.dim) + 2;
     dsb_memory m = {
@@ -128,7 +157,8 @@ memory_of(const dsb_bridge_config *c, const dsb_plan *train, const dsb_plan *inf
         .gradients = dsb_gradients_bytes(c->net, c->lanes),
         .activations = (size_t)workers * (train->bytes + dsb_walker_bytes(infer) +
                                           sizeof(float) * (size_t)(c->microbatch * row)),
-        .weights = dsb_weights_bytes(c->net, true) + 2 * dsb_weights_bytes(c->net, false),
+        .weights = dsb_weights_bytes(c->net, be, c->precision, true) +
+                   2 * dsb_weights_bytes(c->net, be, c->precision, false),
         .cache = dsb_cache_bytes(&shape),
         .ends = dsb_source_bytes(shape.dim, c->source.factor != NULL) +
                 dsb_source_bytes(shape.dim, c->prior.factor != NULL),
@@ -143,19 +173,19 @@ static dsb_status
 check_memory(const dsb_bridge *bridge)
 {
     dsb_bridge_config c = bridge->config;
-    int workers = bridge->be->workers();
+    const dsb_backend *be = bridge->be;
+    const dsb_plan *train = bridge->train_plan, *infer = bridge->infer_plan;
     size_t available = dsb_memory_available();
-    dsb_memory m = memory_of(&c, bridge->train_plan, bridge->infer_plan, workers);
+    dsb_memory m = memory_of(&c, be, train, infer);
     double mib = 1.0 / (1 << 20);
 
     if (m.total <= available) {
         return DSB_OK;
     }
-    while (c.refresh > 1 &&
-           memory_of(&c, bridge->train_plan, bridge->infer_plan, workers).total > available) {
+    while (c.refresh > 1 && memory_of(&c, be, train, infer).total > available) {
         c.refresh /= 2;
     }
-    if (memory_of(&c, bridge->train_plan, bridge->infer_plan, workers).total <= available) {
+    if (memory_of(&c, be, train, infer).total <= available) {
         return DSB_FAIL(
             DSB_ERR_MEMORY,
             "out of memory: %.0f MiB are needed (%.0f of them for the cache) and %.0f MiB are "
@@ -174,8 +204,7 @@ check_memory(const dsb_bridge *bridge)
 dsb_memory
 dsb_bridge_memory(const dsb_bridge *bridge)
 {
-    return memory_of(&bridge->config, bridge->train_plan, bridge->infer_plan,
-                     bridge->be->workers());
+    return memory_of(&bridge->config, bridge->be, bridge->train_plan, bridge->infer_plan);
 }
 
 /* ---- making ---- */
@@ -198,9 +227,9 @@ init_model(dsb_bridge *bridge, const dsb_bridge_config *c)
 {
     int64_t dim = dsb_net_dim(c->net);
 
-    DSB_REQUIRE(c->net->values[c->net->output].width == dim,
+    DSB_REQUIRE(c->net->values[c->net->output].shape.width == dim,
                 "a bridge's net puts out rows as wide as x, %lld; this one's are %d",
-                (long long)dim, c->net->values[c->net->output].width);
+                (long long)dim, c->net->values[c->net->output].shape.width);
     DSB_REQUIRE(c->net->ports[DSB_PORT_COND] < 0 && c->net->ports[DSB_PORT_LABEL] < 0,
                 "a bridge feeds x and t only; this net asks for more");
     bridge->objective = dsb_objective_find(c->objective);
@@ -226,9 +255,12 @@ init_model(dsb_bridge *bridge, const dsb_bridge_config *c)
 static dsb_status
 init_plans(dsb_bridge *bridge)
 {
-    DSB_TRY(dsb_plan_create(bridge->net, DSB_TRAIN, bridge->config.microbatch, false,
-                            &bridge->train_plan));
-    DSB_TRY(dsb_plan_create(bridge->net, DSB_INFER, DSB_CHUNK, false, &bridge->infer_plan));
+    const dsb_bridge_config *c = &bridge->config;
+    dsb_plan_request train = {DSB_TRAIN, c->microbatch, false, c->precision};
+    dsb_plan_request infer = {DSB_INFER, dsb_default_chunk(c->net), false, c->precision};
+
+    DSB_TRY(dsb_plan_create(bridge->net, bridge->be, &train, &bridge->train_plan));
+    DSB_TRY(dsb_plan_create(bridge->net, bridge->be, &infer, &bridge->infer_plan));
     return check_memory(bridge);
 }
 
@@ -244,9 +276,9 @@ init_memory(dsb_bridge *bridge)
         DSB_TRY(dsb_learner_reset(&bridge->learners[i], c->seed, (uint32_t)i));
     }
     DSB_TRY(dsb_gradients_init(&bridge->gradients, net, bridge->be, c->lanes));
-    DSB_TRY(dsb_weights_init(&bridge->training, net, bridge->be, true));
-    DSB_TRY(dsb_weights_init(&bridge->simulating, net, bridge->be, false));
-    DSB_TRY(dsb_weights_init(&bridge->sampling, net, bridge->be, false));
+    DSB_TRY(dsb_weights_init(&bridge->training, net, bridge->be, c->precision, true));
+    DSB_TRY(dsb_weights_init(&bridge->simulating, net, bridge->be, c->precision, false));
+    DSB_TRY(dsb_weights_init(&bridge->sampling, net, bridge->be, c->precision, false));
     DSB_TRY(dsb_cache_init(&bridge->cache, bridge->be, &shape));
     DSB_TRY(dsb_alloc(sizeof *bridge->workers * DSB_MAX_THREADS, &bridge->workers));
     return dsb_bridge_workers(bridge);

@@ -58,7 +58,7 @@ dsb_cache_init(dsb_cache *cache, const dsb_backend *be, const dsb_cache_shape *s
     *cache = (dsb_cache){.be = be, .shape = *shape, .filled_half_bridge = -1};
     cache->window.dim = shape->dim;
     cache->capacity = capacity_of(shape);
-    DSB_TRY(be->alloc(sizeof(int32_t) * DSB_CHUNK * DSB_MAX_THREADS, &cache->k));
+    DSB_TRY(be->alloc(sizeof(int32_t) * DSB_MAX_CHUNK * DSB_MAX_THREADS, &cache->k));
     DSB_TRY(be->alloc(sizeof(float) * 12 * (size_t)shape->n, &cache->next));
     cache->mean = cache->next + 3 * shape->n;
     cache->mix = cache->mean + 3 * shape->n;
@@ -122,14 +122,14 @@ simulate_chunk(void *context, int64_t task, int worker)
     dsb_walker *walker = fill->walkers[worker];
     const dsb_backend *be = walker->be;
     uint32_t h = (uint32_t)fill->half_bridge;
-    int64_t path = task * DSB_CHUNK, first = f->first_path + path;
-    int rows = f->total - path < DSB_CHUNK ? (int)(f->total - path) : DSB_CHUNK;
+    int64_t path = task * walker->chunk, first = f->first_path + path;
+    int rows = f->total - path < walker->chunk ? (int)(f->total - path) : walker->chunk;
     dsb_starts starts = {fill->seed, dsb_stream_word(DSB_STREAM_ORDER, h),
                          dsb_stream_word(DSB_STREAM_PRIOR, h)};
 
     dsb_source_draw(fill->source, &starts, first, rows, walker->x, walker->ld, walker->noise,
                     walker->ld, walker->ids);
-    for (int j = 0; j < fill->process->steps->n; j++) {
+    for (int j = 0; j < fill->process->steps->n && !dsb_watch_stopped(fill->watch, worker); j++) {
         dsb_draw at = {fill->seed, dsb_stream_word(DSB_STREAM_NOISE, h), (uint32_t)j,
                        (uint32_t)first};
         int64_t unit = j * f->total + path;
@@ -156,10 +156,10 @@ draw_chunk(void *context, int64_t task, int worker)
     const dsb_backend *be = walker->be;
     const float *m = fill->process->reference->mean;
     uint32_t h = (uint32_t)fill->half_bridge, stream = dsb_stream_word(DSB_STREAM_PAIR, h), bits[4];
-    int64_t unit = task * DSB_CHUNK, first = f->first_path + unit, ld = walker->ld;
-    int rows = f->total - unit < DSB_CHUNK ? (int)(f->total - unit) : DSB_CHUNK,
+    int64_t unit = task * walker->chunk, first = f->first_path + unit, ld = walker->ld;
+    int rows = f->total - unit < walker->chunk ? (int)(f->total - unit) : walker->chunk,
         dim = (int)walker->dim;
-    int32_t steps[DSB_CHUNK], *k = cache->k + worker * DSB_CHUNK;
+    int32_t steps[DSB_MAX_CHUNK], *k = cache->k + worker * DSB_MAX_CHUNK;
     dsb_starts starts = {fill->seed, dsb_stream_word(DSB_STREAM_ORDER, h),
                          dsb_stream_word(DSB_STREAM_PRIOR, h)};
     dsb_draw at = {fill->seed, stream, 1, (uint32_t)first};
@@ -225,8 +225,8 @@ dsb_cache_fill(dsb_cache *cache, const dsb_fill *fill, const dsb_schedule *sched
     DSB_TRY(upload_tables(cache, fill, shape->closed_form ? schedule : NULL));
     f.total =
         shape->closed_form ? dsb_cache_units(shape, fill->steps) : paths_of(shape, fill->steps);
-    DSB_TRY(dsb_run_chunks(cache->be, fill->n_walkers, dsb_chunks(f.total),
-                           shape->closed_form ? draw_chunk : simulate_chunk, &f, fill->tick));
+    DSB_TRY(dsb_run_chunks(cache->be, fill->n_walkers, dsb_chunks(f.total, fill->walkers[0]->chunk),
+                           shape->closed_form ? draw_chunk : simulate_chunk, &f, fill->watch));
     cache->filled_half_bridge = fill->half_bridge;
     cache->filled_window = fill->window;
     cache->filled_steps = fill->steps;

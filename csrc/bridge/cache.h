@@ -24,7 +24,7 @@ typedef struct dsb_cache {
     dsb_cache_shape shape;
     dsb_window window;
     int64_t capacity;               /* rows; they are allocated when the first window is filled */
-    int32_t *k;                     /* closed form: [workers][DSB_CHUNK] */
+    int32_t *k;                     /* closed form: [workers][DSB_MAX_CHUNK] */
     float *next, *mean, *mix, *gtw; /* closed form: tables of the reference, and of the trainee */
     int64_t filled_half_bridge, filled_window; /* -1: nothing */
     int filled_steps;
@@ -41,7 +41,7 @@ typedef struct dsb_fill {
     dsb_output output; /* of the trained net */
     dsb_walker **walkers;
     int n_walkers;
-    dsb_tick tick;
+    dsb_watch *watch;
 } dsb_fill;
 
 /* Units read by `steps` gradient steps, and units that are stored for them. */

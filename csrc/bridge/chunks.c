@@ -16,9 +16,28 @@ run_task(void *context, int64_t task, int worker)
     c->run(c->context, c->first + task, worker);
 }
 
+static bool
+ask(dsb_watch *watch)
+{
+    if (watch->tick.stop != NULL && watch->tick.stop(watch->tick.context)) {
+        watch->stopped = true;
+    }
+    watch->next = dsb_seconds() + DSB_WATCH_SECONDS;
+    return watch->stopped;
+}
+
+bool
+dsb_watch_stopped(dsb_watch *watch, int worker)
+{
+    if (worker == 0 && !watch->stopped && dsb_seconds() >= watch->next) {
+        return ask(watch);
+    }
+    return watch->stopped;
+}
+
 dsb_status
 dsb_run_chunks(const dsb_backend *be, int max_workers, int64_t n, dsb_task run, void *context,
-               dsb_tick tick)
+               dsb_watch *watch)
 {
     call c = {run, context, 0};
     int64_t span = max_workers;
@@ -29,7 +48,7 @@ dsb_run_chunks(const dsb_backend *be, int max_workers, int64_t n, dsb_task run, 
 
         be->parallel(max_workers, now, run_task, &c);
         c.first += now;
-        if (tick.stop != NULL && tick.stop(tick.context)) {
+        if (watch->stopped || ask(watch)) {
             return DSB_ERR_INTERRUPTED;
         }
         took = dsb_seconds() - start;

@@ -2,25 +2,39 @@
  *
  * Purpose: runs n tasks in parallel calls that take about DSB_CALL_SECONDS each, and asks between them
  * whether to stop. How many tasks go into a call follows from the time that the last one took; a task's
- * result depends on its number only. Ownership: none. Threads: one caller.
+ * result depends on its number only. A task that takes long by itself asks the watch. Ownership: none.
+ * Threads: one caller.
  */
 #ifndef DSB_BRIDGE_CHUNKS_H
 #define DSB_BRIDGE_CHUNKS_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 
 #include "backend.h"
 
 #define DSB_CALL_SECONDS 0.02
+#define DSB_WATCH_SECONDS 0.05
 
-/* Asks whether to stop (true). Called between parallel calls, on the caller's thread. */
+/* Asks whether to stop (true). Called on the caller's thread. */
 typedef struct dsb_tick {
     bool (*stop)(void *context);
     void *context;
 } dsb_tick;
 
+/* A tick that tasks may ask while they run. */
+typedef struct dsb_watch {
+    dsb_tick tick;
+    double next; /* when to ask again */
+    _Atomic bool stopped;
+} dsb_watch;
+
+/* Whether to leave the work undone. Worker 0, which runs on the caller's thread, asks the tick every
+ * DSB_WATCH_SECONDS; the others hear of it. */
+bool dsb_watch_stopped(dsb_watch *watch, int worker);
+
 /* DSB_ERR_INTERRUPTED where the tick stopped it. */
 dsb_status dsb_run_chunks(const dsb_backend *be, int max_workers, int64_t n, dsb_task run,
-                          void *context, dsb_tick tick) DSB_MUST_CHECK;
+                          void *context, dsb_watch *watch) DSB_MUST_CHECK;
 
 #endif

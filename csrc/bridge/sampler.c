@@ -8,21 +8,24 @@
 #define SCRATCH 5 /* matrices of the state's shape */
 
 static size_t
-block_floats(int64_t dim)
+block_floats(const dsb_plan *infer_plan)
 {
-    return (size_t)(SCRATCH * DSB_CHUNK * dsb_pitch(dim) + DSB_CHUNK * dim);
+    int64_t dim = dsb_net_dim(infer_plan->net), rows = infer_plan->request.rows;
+
+    return (size_t)(rows * (SCRATCH * dsb_pitch(dim) + dim));
 }
 
 size_t
 dsb_walker_bytes(const dsb_plan *infer_plan)
 {
-    return infer_plan->bytes + block_floats(dsb_net_dim(infer_plan->net)) * sizeof(float);
+    return infer_plan->bytes + block_floats(infer_plan) * sizeof(float);
 }
 
 dsb_status
 dsb_walker_create(const dsb_plan *infer_plan, const dsb_backend *be, dsb_walker **out)
 {
-    int64_t dim = dsb_net_dim(infer_plan->net), matrix = DSB_CHUNK * dsb_pitch(dim);
+    int64_t dim = dsb_net_dim(infer_plan->net);
+    int64_t matrix = infer_plan->request.rows * dsb_pitch(dim);
     dsb_walker *walker;
     dsb_status status;
 
@@ -30,10 +33,11 @@ dsb_walker_create(const dsb_plan *infer_plan, const dsb_backend *be, dsb_walker 
     DSB_TRY(dsb_alloc(sizeof *walker, &walker));
     walker->be = be;
     walker->dim = dim;
+    walker->chunk = infer_plan->request.rows;
     walker->ld = dsb_pitch(dim);
     status = dsb_exec_create(infer_plan, be, &walker->exec);
     if (status == DSB_OK) {
-        status = be->alloc(block_floats(dim) * sizeof(float), &walker->block);
+        status = be->alloc(block_floats(infer_plan) * sizeof(float), &walker->block);
     }
     if (status != DSB_OK) {
         dsb_walker_destroy(walker);
@@ -134,7 +138,7 @@ store_state(dsb_walker *walker, const dsb_sample_request *request, int64_t first
 
 void
 dsb_walker_sample(dsb_walker *walker, const dsb_process *process, const dsb_sample_request *request,
-                  int64_t first, int rows)
+                  int64_t first, int rows, dsb_watch *watch, int worker)
 {
     const dsb_backend *be = walker->be;
     uint32_t direction = (uint32_t)process->direction;
@@ -152,7 +156,7 @@ dsb_walker_sample(dsb_walker *walker, const dsb_process *process, const dsb_samp
     if (request->paths) {
         store_state(walker, request, first, rows, n + 1, 0);
     }
-    for (int j = 0; j < n; j++) {
+    for (int j = 0; j < n && !dsb_watch_stopped(watch, worker); j++) {
         bool noisy = j + 1 < n || request->final_noise;
         dsb_draw at = {request->seed, dsb_stream_word(DSB_STREAM_SAMPLE, direction), (uint32_t)j,
                        (uint32_t)first};

@@ -8,17 +8,18 @@
 #ifndef DSB_BRIDGE_SAMPLER_H
 #define DSB_BRIDGE_SAMPLER_H
 
+#include "bridge/chunks.h"
 #include "bridge/reference.h"
 #include "bridge/schedule.h"
 #include "bridge/source.h"
 #include "nn/exec.h"
 
-#define DSB_CHUNK 64 /* particles that walk together: their activations fit a first-level cache */
+#define DSB_MAX_CHUNK 64 /* particles that walk together, at most; see dsb_default_chunk */
 
 static inline int64_t
-dsb_chunks(int64_t particles)
+dsb_chunks(int64_t particles, int chunk)
 {
-    return (particles + DSB_CHUNK - 1) / DSB_CHUNK;
+    return (particles + chunk - 1) / chunk;
 }
 
 /* One direction of the chain, ready to run. */
@@ -34,11 +35,12 @@ typedef struct dsb_process {
 typedef struct dsb_walker {
     const dsb_backend *be;
     int64_t dim, ld;
+    int chunk; /* rows at most, as the plan has them */
     dsb_exec *exec;
-    float *x;                                    /* the state, [DSB_CHUNK, ld] */
+    float *x;                                    /* the state, [chunk, ld] */
     float *mean, *mean2, *noise, *target, *kept; /* the same shape */
-    float *compact;                              /* [DSB_CHUNK, dim] */
-    uint32_t ids[DSB_CHUNK];
+    float *compact;                              /* [chunk, dim] */
+    uint32_t ids[DSB_MAX_CHUNK];
     float *block;
 } dsb_walker;
 
@@ -69,8 +71,10 @@ typedef struct dsb_sample_request {
     float *out; /* host [n, dim] or [n, steps + 1, dim] */
 } dsb_sample_request;
 
-/* Rows first .. first + rows - 1 of the request, rows <= DSB_CHUNK. */
+/* Rows first .. first + rows - 1 of the request, rows <= walker->chunk, as worker `worker`; given up where
+ * the watch says so. */
 void dsb_walker_sample(dsb_walker *walker, const dsb_process *process,
-                       const dsb_sample_request *request, int64_t first, int rows);
+                       const dsb_sample_request *request, int64_t first, int rows, dsb_watch *watch,
+                       int worker);
 
 #endif

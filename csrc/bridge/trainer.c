@@ -6,6 +6,7 @@
 
 #include "base/clock.h"
 #include "base/memory.h"
+#include "base/philox.h"
 
 /* Beyond this the squares in Adam's second moment leave float32: the step is refused like a NaN, so that
  * theta, m and v stay finite. */
@@ -54,6 +55,7 @@ typedef struct batch {
     dsb_learner *learner;
     dsb_read_order order;
     int64_t position; /* row of the reading order */
+    dsb_watch *watch;
 } batch;
 
 /* Row range of microbatch i. */
@@ -99,10 +101,13 @@ lane_task(void *context, int64_t lane, int worker_index)
     double zero = 0.0;
 
     bridge->be->upload(&bridge->gradients.loss[lane], &zero, sizeof zero);
-    for (int i = first; i < last; i++) {
+    for (int i = first; i < last && !dsb_watch_stopped(b->watch, worker_index); i++) {
         int rows = microbatch_rows(bridge, i);
 
         load_microbatch(b, worker, i);
+        exec->draw = (dsb_draw){bridge->config.seed,
+                                dsb_stream_word(DSB_STREAM_DROPOUT, (uint32_t)bridge->half_bridge),
+                                (uint32_t)bridge->step, (uint32_t)(i * bridge->config.microbatch)};
         dsb_exec_forward(exec, &bridge->training.view, rows);
         bridge->be->weighted_square(NULL, rows, dim, exec->output.data, exec->output.ld,
                                     worker->target, dsb_pitch(dim), worker->weight, scale,
@@ -179,7 +184,7 @@ fail_nonfinite(const batch *b)
 /* ---- windows ---- */
 
 static dsb_status
-fill_window(dsb_bridge *bridge, dsb_tick tick)
+fill_window(dsb_bridge *bridge, dsb_watch *watch)
 {
     dsb_direction trained = dsb_bridge_direction(bridge), other = dsb_opposite(trained);
     int64_t window = bridge->step / bridge->config.refresh;
@@ -197,7 +202,7 @@ fill_window(dsb_bridge *bridge, dsb_tick tick)
         .output = bridge->config.output,
         .walkers = walkers,
         .n_walkers = bridge->n_workers,
-        .tick = tick,
+        .watch = watch,
     };
 
     if (bridge->simulating_for != bridge->half_bridge) {
@@ -271,14 +276,14 @@ starts_afresh(const dsb_bridge *bridge)
 }
 
 static dsb_status
-take_step(dsb_bridge *bridge, dsb_tick tick)
+take_step(dsb_bridge *bridge, dsb_watch *watch)
 {
     dsb_learner *learner = &bridge->learners[dsb_bridge_direction(bridge)];
-    batch b = {.bridge = bridge, .learner = learner};
+    batch b = {.bridge = bridge, .learner = learner, .watch = watch};
     double norm_squared, loss;
 
     DSB_TRY(reserve_log(bridge));
-    DSB_TRY(fill_window(bridge, tick));
+    DSB_TRY(fill_window(bridge, watch));
     if (starts_afresh(bridge)) {
         DSB_TRY(dsb_learner_reset(learner, bridge->config.seed, (uint32_t)bridge->half_bridge));
         learner->trained = true; /* it has taken the old one's place */
@@ -290,6 +295,9 @@ take_step(dsb_bridge *bridge, dsb_tick tick)
         bridge->training_packed = true;
     }
     bridge->be->parallel(bridge->n_workers, bridge->config.lanes, lane_task, &b);
+    if (watch->stopped) { /* the step is taken anew when the run goes on */
+        return DSB_ERR_INTERRUPTED;
+    }
     dsb_gradients_reduce(&bridge->gradients, bridge->n_workers, &norm_squared, &loss);
     loss /= (double)bridge->config.batch * (double)bridge->cache.shape.dim;
     if (!(norm_squared < MAX_NORM_SQUARED && isfinite(loss))) {
@@ -314,6 +322,7 @@ dsb_bridge_run(dsb_bridge *bridge, int64_t steps, double seconds, dsb_tick tick,
 {
     int64_t half_bridge = bridge->half_bridge;
     double start = dsb_seconds();
+    dsb_watch watch = {.tick = tick, .next = start + DSB_WATCH_SECONDS};
 
     *done = 0;
     if (bridge->n_steps == 0) {
@@ -322,7 +331,7 @@ dsb_bridge_run(dsb_bridge *bridge, int64_t steps, double seconds, dsb_tick tick,
     DSB_TRY(dsb_bridge_workers(bridge));
     while (*done < steps && bridge->half_bridge == half_bridge &&
            (*done == 0 || dsb_seconds() < start + seconds)) {
-        DSB_TRY(take_step(bridge, tick));
+        DSB_TRY(take_step(bridge, &watch));
         ++*done;
         if (tick.stop != NULL && tick.stop(tick.context)) {
             return DSB_ERR_INTERRUPTED;

@@ -37,6 +37,7 @@ typedef struct dsb_bridge_config {
     dsb_rate rate;
     dsb_adam adam;
     uint64_t seed;
+    dsb_precision precision; /* one that the backend has */
 } dsb_bridge_config;
 
 typedef struct dsb_memory {
@@ -90,7 +91,7 @@ dsb_memory dsb_bridge_memory(const dsb_bridge *bridge);
 dsb_status dsb_bridge_begin(dsb_bridge *bridge, int64_t steps) DSB_MUST_CHECK;
 
 /* At most `steps` gradient steps, not beyond the half-bridge, returning at the first step boundary after
- * `seconds`. *done counts them. `tick` may stop it earlier, within a simulation too (DSB_ERR_INTERRUPTED).
+ * `seconds`. *done counts them. `tick` may stop it earlier, within a step too, which is then not taken (DSB_ERR_INTERRUPTED).
  * On failure everything stands as after the last whole step. */
 dsb_status dsb_bridge_run(dsb_bridge *bridge, int64_t steps, double seconds, dsb_tick tick,
                           int64_t *done) DSB_MUST_CHECK;
@@ -110,7 +111,9 @@ dsb_status dsb_bridge_sample(dsb_bridge *bridge, dsb_direction direction, int n,
 dsb_status dsb_bridge_drift(dsb_bridge *bridge, dsb_direction direction, int64_t n, const float *x,
                             const float *t, float *out, dsb_tick tick) DSB_MUST_CHECK;
 
-/* Rows of a microbatch and number of lanes where none are given: a fixed function of net and batch. */
+/* Rows of a microbatch and number of lanes where none are given: a fixed function of net and batch. And the
+ * particles that walk together, which decide no bit. */
+int dsb_default_chunk(const dsb_net *net);
 int dsb_default_microbatch(const dsb_net *net, int batch);
 int dsb_default_lanes(int batch, int microbatch);
 

@@ -110,6 +110,17 @@ copy(dsb_stream *stream, int64_t lines, int n, dsb_slot x, int beta, dsb_slot y)
     }
 }
 
+static void
+zero(dsb_stream *stream, int64_t lines, int n, dsb_slot y)
+{
+    int64_t size = dsb_dtype_bytes(y.dtype);
+
+    (void)stream;
+    for (int64_t r = 0; r < lines; r++) {
+        memset((char *)y.data + r * y.ld * size, 0, (size_t)(n * size));
+    }
+}
+
 /* sin(x + quarter pi / 2): x is brought to [-pi/4, pi/4] by a pi/2 of three parts, the first two
  * short enough for exact products up to |x| ~ 10^4; then the Cephes polynomials, as in
  * base/philox.h. */
@@ -181,5 +192,6 @@ DSB_KERNEL(dsb_cpu_elementwise)(dsb_backend *table)
     table->activation_backward = activation_backward;
     table->add = add;
     table->copy = copy;
+    table->zero = zero;
     table->embed = embed;
 }

@@ -8,35 +8,59 @@
 static dsb_slot
 slot_at(const dsb_exec *exec, const dsb_place *place)
 {
-    if (place->buffer < 0) {
-        return dsb_float_slot(NULL, 0);
+    dsb_slot slot = {NULL, place->ld, place->dtype};
+
+    if (place->buffer >= 0) {
+        slot.data = exec->arena + exec->plan->buffers[place->buffer].offset;
     }
-    return dsb_float_slot((float *)(exec->arena + exec->plan->buffers[place->buffer].offset) +
-                              place->column,
-                          place->ld);
+    return dsb_slot_from(slot, place->column);
+}
+
+static dsb_slot
+slot_of(const dsb_exec *exec, int value)
+{
+    return value >= 0 ? slot_at(exec, &exec->plan->places[value]) : dsb_float_slot(NULL, 0);
+}
+
+static void *
+memory_of(const dsb_exec *exec, int buffer)
+{
+    return buffer >= 0 ? exec->arena + exec->plan->buffers[buffer].offset : NULL;
 }
 
 static void
 bind_op(dsb_exec *exec, int i)
 {
     const dsb_plan *plan = exec->plan;
+    const dsb_plan_op *planned = &plan->ops[i];
     const dsb_net *net = plan->net;
     const dsb_op *op = &net->ops[i];
     dsb_op_run *run = &exec->runs[i];
 
-    *run = (dsb_op_run){.be = exec->be, .net = net, .op = op};
+    *run = (dsb_op_run){.be = exec->be,
+                        .net = net,
+                        .op = op,
+                        .index = i,
+                        .precision = plan->request.precision,
+                        .training = plan->request.mode == DSB_TRAIN,
+                        .draw = &exec->draw};
     for (int j = 0; j < op->spec.n_inputs; j++) {
-        run->in[j] = slot_at(exec, &plan->places[op->spec.inputs[j]]);
+        run->in[j] = slot_of(exec, op->spec.inputs[j]);
         run->d_in[j] = slot_at(exec, &plan->gradients[op->spec.inputs[j]]);
-        run->beta[j] = plan->ops[i].beta[j];
+        run->beta[j] = planned->beta[j];
     }
-    run->out = slot_at(exec, &plan->places[op->output]);
+    run->out = slot_of(exec, op->output);
     run->d_out = slot_at(exec, &plan->gradients[op->output]);
     run->single_row = run->out.data != NULL && run->out.ld == 0;
-    if (plan->ops[i].fuses >= 0) {
-        run->fused = &net->ops[plan->ops[i].fuses];
-        run->fused_out = slot_at(exec, &plan->places[run->fused->output]);
+    run->last = slot_of(exec, net->ops[planned->ends].output);
+    if (planned->ends != i && net->ops[planned->ends].kind->activation != DSB_IDENTITY) {
+        run->fused = &net->ops[planned->ends];
     }
+    run->prologue = planned->prologue >= 0 ? &exec->runs[planned->prologue] : NULL;
+    run->row = slot_of(exec, planned->row);
+    run->residual = slot_of(exec, planned->residual);
+    run->saved = memory_of(exec, planned->saved);
+    run->scratch = memory_of(exec, plan->scratch);
 }
 
 dsb_status
@@ -90,12 +114,21 @@ dsb_exec_destroy(dsb_exec *exec)
     }
 }
 
+/* Whether the forward of op i is all done by an op before it. */
+static bool
+done_before(const dsb_exec *exec, int i)
+{
+    int by = exec->plan->ops[i].fused_by;
+
+    return by >= 0 && by < i;
+}
+
 static void
 run_forward(dsb_exec *exec, const dsb_op_weights *weights, int rows, int i)
 {
     const dsb_op_run *run = &exec->runs[i];
 
-    if (exec->plan->ops[i].live && !exec->plan->ops[i].fused) {
+    if (exec->plan->ops[i].live && !done_before(exec, i)) {
         run->op->kind->forward(run, weights, run->single_row ? 1 : rows);
     }
 }
@@ -103,7 +136,7 @@ run_forward(dsb_exec *exec, const dsb_op_weights *weights, int rows, int i)
 void
 dsb_exec_forward(dsb_exec *exec, const dsb_op_weights *weights, int rows)
 {
-    assert(rows >= 1 && rows <= exec->plan->rows);
+    assert(rows >= 1 && rows <= exec->plan->request.rows);
     for (int i = 0; i < exec->plan->net->n_ops; i++) {
         run_forward(exec, weights, rows, i);
     }
@@ -112,8 +145,8 @@ dsb_exec_forward(dsb_exec *exec, const dsb_op_weights *weights, int rows)
 void
 dsb_exec_backward(dsb_exec *exec, const dsb_op_weights *weights, int rows, float *grad, int beta)
 {
-    assert(exec->plan->mode != DSB_INFER);
-    assert((grad != NULL) == (exec->plan->mode == DSB_TRAIN));
+    assert(exec->plan->request.mode != DSB_INFER);
+    assert((grad != NULL) == (exec->plan->request.mode == DSB_TRAIN));
     for (int i = exec->plan->net->n_ops - 1; i >= 0; i--) {
         if (exec->plan->ops[i].differs) {
             exec->runs[i].op->kind->backward(&exec->runs[i], weights, rows, grad, beta);
@@ -128,12 +161,12 @@ dsb_exec_find_nonfinite(dsb_exec *exec, const dsb_op_weights *weights, int rows)
 
     for (int i = 0; i < net->n_ops; i++) {
         const dsb_op_run *run = &exec->runs[i];
-        const dsb_op *last = run->fused != NULL ? run->fused : run->op;
-        dsb_slot out = run->fused != NULL ? run->fused_out : run->out;
+        const dsb_op *last = &net->ops[exec->plan->ops[i].ends];
+        int64_t lines = run->single_row ? 1 : (int64_t)rows * dsb_pixels(&last->shape);
 
         run_forward(exec, weights, rows, i);
-        if (exec->plan->ops[i].live && !exec->plan->ops[i].fused &&
-            exec->be->first_nonfinite(run->single_row ? 1 : rows, last->spec.width, out) >= 0) {
+        if (exec->plan->ops[i].live && !done_before(exec, i) && run->last.data != NULL &&
+            exec->be->first_nonfinite(lines, last->shape.width, run->last) >= 0) {
             return net->values[last->output].name;
         }
     }
@@ -142,28 +175,54 @@ dsb_exec_find_nonfinite(dsb_exec *exec, const dsb_op_weights *weights, int rows)
 
 /* ---- weights ---- */
 
-size_t
-dsb_weights_bytes(const dsb_net *net, bool backward)
+/* Bytes of the packed weights of op i, and so much that the next begins on a line. */
+static size_t
+packed_bytes(const dsb_net *net, const dsb_backend *be, dsb_precision precision, int i,
+             bool transposed)
 {
-    return sizeof(float) * (size_t)(net->packed_forward + (backward ? net->packed_backward : 0));
+    const dsb_op *op = &net->ops[i];
+    size_t bytes = op->kind->packed_bytes != NULL
+                       ? op->kind->packed_bytes(be, net, op, precision, transposed)
+                       : 0;
+
+    return (bytes + 63) / 64 * 64;
+}
+
+size_t
+dsb_weights_bytes(const dsb_net *net, const dsb_backend *be, dsb_precision precision, bool backward)
+{
+    size_t bytes = 0;
+
+    for (int i = 0; i < net->n_ops; i++) {
+        for (int transposed = 0; transposed <= backward; transposed++) {
+            bytes += packed_bytes(net, be, precision, i, transposed);
+        }
+    }
+    return bytes;
 }
 
 dsb_status
-dsb_weights_init(dsb_weights *weights, const dsb_net *net, const dsb_backend *be, bool backward)
+dsb_weights_init(dsb_weights *weights, const dsb_net *net, const dsb_backend *be,
+                 dsb_precision precision, bool backward)
 {
-    *weights = (dsb_weights){.net = net, .be = be};
-    DSB_TRY(be->alloc(sizeof(float) * (size_t)net->packed_forward, &weights->packed));
-    if (backward) {
-        dsb_status status =
-            be->alloc(sizeof(float) * (size_t)net->packed_backward, &weights->packed_backward);
+    size_t n = (size_t)net->n_ops, offset = 0;
+    dsb_status status;
 
-        if (status != DSB_OK) {
-            dsb_weights_clear(weights);
-            return status;
+    *weights = (dsb_weights){.net = net, .be = be, .precision = precision};
+    DSB_TRY(dsb_alloc(sizeof *weights->packed * (2 * n + 1), &weights->packed));
+    status = be->alloc(dsb_weights_bytes(net, be, precision, backward), &weights->block);
+    if (status != DSB_OK) {
+        dsb_weights_clear(weights);
+        return status;
+    }
+    for (int i = 0; i < net->n_ops; i++) {
+        for (int transposed = 0; transposed <= backward; transposed++) {
+            weights->packed[(size_t)transposed * n + (size_t)i] = weights->block + offset;
+            offset += packed_bytes(net, be, precision, i, transposed);
         }
     }
     weights->view.packed = weights->packed;
-    weights->view.packed_backward = weights->packed_backward;
+    weights->view.packed_transposed = backward ? weights->packed + n : NULL;
     return DSB_OK;
 }
 
@@ -171,8 +230,8 @@ void
 dsb_weights_clear(dsb_weights *weights)
 {
     if (weights->be != NULL) {
-        weights->be->free(weights->packed);
-        weights->be->free(weights->packed_backward);
+        weights->be->free(weights->block);
+        dsb_free(weights->packed);
     }
     *weights = (dsb_weights){.net = NULL};
 }
@@ -181,17 +240,14 @@ static void
 pack_task(void *context, int64_t i, int worker)
 {
     dsb_weights *weights = context;
-    const dsb_op *op = &weights->net->ops[i];
-    const float *theta = weights->view.theta;
+    const dsb_op *op = &weights->net->ops[i / 2];
+    bool transposed = i % 2;
+    void *const *packed = transposed ? weights->view.packed_transposed : weights->view.packed;
 
     (void)worker;
-    if (op->kind->pack_forward != NULL) {
-        op->kind->pack_forward(weights->be, NULL, weights->net, op, theta,
-                               weights->packed + op->packed);
-        if (weights->packed_backward != NULL) {
-            op->kind->pack_backward(weights->be, NULL, weights->net, op, theta,
-                                    weights->packed_backward + op->packed_backward);
-        }
+    if (op->kind->pack != NULL && packed != NULL) {
+        op->kind->pack(weights->be, NULL, weights->net, op, weights->precision, transposed,
+                       weights->view.theta, packed[i / 2]);
     }
 }
 
@@ -199,5 +255,5 @@ void
 dsb_weights_pack(dsb_weights *weights, const float *theta, int max_workers)
 {
     weights->view.theta = theta;
-    weights->be->parallel(max_workers, weights->net->n_ops, pack_task, weights);
+    weights->be->parallel(max_workers, 2 * weights->net->n_ops, pack_task, weights);
 }

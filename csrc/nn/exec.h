@@ -15,6 +15,7 @@ typedef struct dsb_exec {
     const dsb_backend *be;
     char *arena;
     dsb_op_run *runs;
+    dsb_draw draw; /* of dropout: set before a forward in training, kept until its backward */
     dsb_slot inputs[DSB_PORTS]; /* data NULL: the net has no such input */
     dsb_slot output, d_output, d_x;
 } dsb_exec;
@@ -31,18 +32,21 @@ void dsb_exec_backward(dsb_exec *exec, const dsb_op_weights *weights, int rows, 
 /* Runs forward op by op; the name of the first value that is not finite, or NULL. */
 const char *dsb_exec_find_nonfinite(dsb_exec *exec, const dsb_op_weights *weights, int rows);
 
-/* Weights ready for use: a borrowed plane and its packed copies. */
+/* Weights ready for use: a borrowed plane and its packed copies, in one block. */
 typedef struct dsb_weights {
     const dsb_net *net;
     const dsb_backend *be;
+    dsb_precision precision;
     dsb_op_weights view;
-    float *packed, *packed_backward; /* owned */
+    void **packed; /* [2][n_ops]: as they are, and transposed */
+    char *block;
 } dsb_weights;
 
 dsb_status dsb_weights_init(dsb_weights *weights, const dsb_net *net, const dsb_backend *be,
-                            bool backward) DSB_MUST_CHECK;
+                            dsb_precision precision, bool backward) DSB_MUST_CHECK;
 void dsb_weights_clear(dsb_weights *weights);
-size_t dsb_weights_bytes(const dsb_net *net, bool backward);
+size_t dsb_weights_bytes(const dsb_net *net, const dsb_backend *be, dsb_precision precision,
+                         bool backward);
 /* Binds the plane and packs it; call again whenever the plane's content has changed. */
 void dsb_weights_pack(dsb_weights *weights, const float *theta, int max_workers);
 

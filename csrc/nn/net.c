@@ -10,6 +10,7 @@
 #include "nn/op.h"
 
 #define MAX_WIDTH 65536
+#define MAX_IMAGE (1 << 26) /* numbers in an image */
 #define MAX_OPS 4096
 
 static const char *const port_names[DSB_PORTS] = {"x", "t", "cond", "label"};
@@ -60,7 +61,7 @@ grow(void *list, int n, size_t size)
 }
 
 static dsb_status
-add_value(dsb_net *net, const char *name, int width, int op, int *value)
+add_value(dsb_net *net, const char *name, dsb_shape shape, int op, int *value)
 {
     DSB_REQUIRE(name != NULL && name[0] != '\0', "a value of a net needs a name");
     DSB_REQUIRE(strlen(name) < DSB_MAX_NAME - 8, "the name '%.80s...' is longer than %d characters",
@@ -68,7 +69,7 @@ add_value(dsb_net *net, const char *name, int width, int op, int *value)
     DSB_REQUIRE(dsb_net_value(net, name) < 0, "the name '%s' is taken", name);
     DSB_TRY(grow(&net->values, net->n_values, sizeof *net->values));
     *value = net->n_values;
-    net->values[*value] = (dsb_value){.width = width, .op = op};
+    net->values[*value] = (dsb_value){.shape = shape, .op = op};
     snprintf(net->values[*value].name, DSB_MAX_NAME, "%s", name);
     net->n_values++;
     return DSB_OK;
@@ -87,7 +88,9 @@ dsb_net_input(dsb_net *net, const char *name, int width, int *value)
                 name, MAX_WIDTH, width);
     DSB_REQUIRE(port != DSB_PORT_T || width == 1, "input 't' is one number a row, got width %d",
                 width);
-    DSB_TRY(add_value(net, name, width, -1, value));
+    DSB_REQUIRE(port != DSB_PORT_LABEL || width == 1,
+                "input 'label' is one whole number a row, got width %d", width);
+    DSB_TRY(add_value(net, name, (dsb_shape){width, 1, 1, false}, -1, value));
     net->ports[port] = *value;
     net->values[*value].from_x = port == DSB_PORT_X;
     return DSB_OK;
@@ -104,15 +107,17 @@ check_inputs(const dsb_net *net, const dsb_op_kind *kind, const dsb_op_spec *spe
                     "%s '%s': input %d names no earlier value", kind->name, spec->name, i);
         DSB_REQUIRE(spec->inputs[i] != net->ports[DSB_PORT_T] || kind == &dsb_op_embed,
                     "%s '%s': t can only be read through embed", kind->name, spec->name);
+        DSB_REQUIRE(spec->inputs[i] != net->ports[DSB_PORT_LABEL] || kind == &dsb_op_lookup,
+                    "%s '%s': label can only be read through lookup", kind->name, spec->name);
     }
     return DSB_OK;
 }
 
 dsb_status
 dsb_net_param(dsb_net *net, const char *prefix, const char *suffix, int rank, const int64_t *shape,
-              int fan_in, int *param)
+              dsb_init init, int fan_in, int *param)
 {
-    dsb_param p = {.rank = rank, .size = 1, .offset = net->plane, .fan_in = fan_in};
+    dsb_param p = {.rank = rank, .size = 1, .offset = net->plane, .init = init, .fan_in = fan_in};
 
     DSB_TRY(grow(&net->params, net->n_params, sizeof *net->params));
     snprintf(p.name, sizeof p.name, "%s.%s", prefix, suffix);
@@ -127,26 +132,59 @@ dsb_net_param(dsb_net *net, const char *prefix, const char *suffix, int rank, co
     return DSB_OK;
 }
 
+static dsb_status
+check_shape(const dsb_op_kind *kind, const char *name, const dsb_shape *shape)
+{
+    DSB_REQUIRE(shape->width >= 1 && shape->width <= MAX_WIDTH,
+                "%s '%s': width must lie in 1 .. %d, got %d", kind->name, name, MAX_WIDTH,
+                shape->width);
+    DSB_REQUIRE(shape->h >= 1 && shape->w >= 1 &&
+                    (int64_t)shape->h * shape->w * shape->width <= MAX_IMAGE,
+                "%s '%s': an image of %d x %d pixels with %d channels is more than %d numbers",
+                kind->name, name, shape->h, shape->w, shape->width, MAX_IMAGE);
+    return DSB_OK;
+}
+
+/* Enters the finished op and what its result depends on. */
+static void
+enter(dsb_net *net, dsb_op *op)
+{
+    dsb_value *result = &net->values[op->output];
+
+    op->spec.kind = op->spec.name = NULL;
+    op->number = op->kind == &dsb_op_dropout ? net->n_dropouts++ : 0;
+    result->from_param = op->params[0] >= 0;
+    for (int i = 0; i < op->spec.n_inputs; i++) {
+        dsb_value *input = &net->values[op->spec.inputs[i]];
+
+        input->consumers++;
+        result->from_x |= input->from_x;
+        result->from_param |= input->from_param;
+    }
+    net->ops[net->n_ops++] = *op;
+}
+
 dsb_status
 dsb_net_add(dsb_net *net, const dsb_op_spec *spec, int *value)
 {
     const dsb_op_kind *kind = dsb_op_find(spec->kind);
-    dsb_op op = {.kind = kind, .spec = *spec, .params = {-1, -1}};
+    dsb_op op = {.kind = kind, .spec = *spec, .shape = {0, 1, 1, false}, .params = {-1, -1}};
     int n_params = net->n_params;
     int64_t plane = net->plane, n_parameters = net->n_parameters;
+    char names[256];
     dsb_status status;
 
-    DSB_REQUIRE(kind != NULL, "unknown op '%s'; there are %s", spec->kind, dsb_op_names());
+    DSB_REQUIRE(kind != NULL, "unknown op '%s'; there are %s", spec->kind,
+                dsb_op_names(names, sizeof names));
     DSB_REQUIRE(net->n_ops < MAX_OPS, "a net has at most %d ops", MAX_OPS);
     DSB_TRY(check_inputs(net, kind, spec));
     DSB_TRY(grow(&net->ops, net->n_ops, sizeof *net->ops));
     status = kind->build(net, &op, spec->name);
-    if (status == DSB_OK && (op.spec.width < 1 || op.spec.width > MAX_WIDTH)) {
-        status = DSB_FAIL(DSB_ERR_VALUE, "%s '%s': width must lie in 1 .. %d, got %d", kind->name,
-                          spec->name, MAX_WIDTH, op.spec.width);
+    if (status == DSB_OK) {
+        status = check_shape(kind, spec->name, &op.shape);
     }
     if (status == DSB_OK) {
-        status = add_value(net, spec->name, op.spec.width, net->n_ops, &op.output);
+        status = add_value(net, spec->name, op.shape, net->n_ops, &op.output);
     }
     if (status != DSB_OK) {
         net->n_params = n_params;
@@ -154,22 +192,7 @@ dsb_net_add(dsb_net *net, const dsb_op_spec *spec, int *value)
         net->n_parameters = n_parameters;
         return status;
     }
-    op.spec.kind = op.spec.name = NULL;
-    op.packed = net->packed_forward;
-    op.packed_backward = net->packed_backward;
-    if (kind->packed_forward != NULL) {
-        net->packed_forward += kind->packed_forward(net, &op);
-        net->packed_backward += kind->packed_backward(net, &op);
-    }
-    net->values[op.output].from_param = op.params[0] >= 0;
-    for (int i = 0; i < op.spec.n_inputs; i++) {
-        dsb_value *input = &net->values[op.spec.inputs[i]];
-
-        input->consumers++;
-        net->values[op.output].from_x |= input->from_x;
-        net->values[op.output].from_param |= input->from_param;
-    }
-    net->ops[net->n_ops++] = op;
+    enter(net, &op);
     *value = op.output;
     return DSB_OK;
 }
@@ -186,6 +209,9 @@ dsb_net_finish(dsb_net *net, int output)
                 "the output '%s' of a net is read by another op", net->values[output].name);
     DSB_REQUIRE(net->values[output].from_x && net->values[output].from_param,
                 "the output '%s' of a net must depend on x and on parameters",
+                net->values[output].name);
+    DSB_REQUIRE(!net->values[output].shape.image,
+                "the output '%s' of a net must be a vector: flatten the image",
                 net->values[output].name);
     net->output = output;
     return DSB_OK;
@@ -205,25 +231,43 @@ dsb_net_value(const dsb_net *net, const char *name)
 int
 dsb_net_dim(const dsb_net *net)
 {
-    return net->values[net->ports[DSB_PORT_X]].width;
+    return net->values[net->ports[DSB_PORT_X]].shape.width;
+}
+
+static void
+init_param(const dsb_param *p, int number, uint64_t seed, uint32_t stream, float *values)
+{
+    float bound = p->init == DSB_INIT_UNIFORM ? (float)(1.0 / sqrt((double)p->fan_in)) : 0.0f;
+    float four[4] = {0};
+
+    for (int64_t j = 0; j < p->size; j++) {
+        if (p->init == DSB_INIT_UNIFORM || p->init == DSB_INIT_NORMAL) {
+            if (j % 4 == 0) {
+                uint32_t bits[4];
+
+                dsb_philox(seed, stream, (uint32_t)number, (uint32_t)(j / 4),
+                           (uint32_t)(j / 4 >> 32), bits);
+                for (int k = 0; k < 4; k++) {
+                    four[k] = (2.0f * dsb_uniform(bits[k]) - 1.0f) * bound;
+                }
+                if (p->init == DSB_INIT_NORMAL) {
+                    dsb_box_muller(bits[0], bits[1], &four[0], &four[1]);
+                    dsb_box_muller(bits[2], bits[3], &four[2], &four[3]);
+                }
+            }
+            values[j] = four[j % 4];
+        } else {
+            values[j] = p->init == DSB_INIT_ONE ? 1.0f : 0.0f;
+        }
+    }
 }
 
 void
 dsb_net_init(const dsb_net *net, uint64_t seed, uint32_t draw, float *plane)
 {
-    uint32_t stream = dsb_stream_word(DSB_STREAM_INIT, draw), bits[4] = {0, 0, 0, 0};
-
     memset(plane, 0, sizeof *plane * (size_t)net->plane);
     for (int i = 0; i < net->n_params; i++) {
-        const dsb_param *p = &net->params[i];
-        float bound = p->fan_in > 0 ? (float)(1.0 / sqrt((double)p->fan_in)) : 0.0f;
-
-        for (int64_t j = 0; j < p->size && bound > 0.0f; j++) {
-            if (j % 4 == 0) {
-                dsb_philox(seed, stream, (uint32_t)i, (uint32_t)(j / 4), (uint32_t)(j / 4 >> 32),
-                           bits);
-            }
-            plane[p->offset + j] = (2.0f * dsb_uniform(bits[j % 4]) - 1.0f) * bound;
-        }
+        init_param(&net->params[i], i, seed, dsb_stream_word(DSB_STREAM_INIT, draw),
+                   plane + net->params[i].offset);
     }
 }

@@ -1,7 +1,7 @@
 /* A net is a straight list of ops, built once.
  *
- * Purpose: the description that plans, checkpoints and Python share. Values are rows of numbers named by
- * the op that makes them; parameters lie one behind the other in a plane of floats, each on a 64-byte
+ * Purpose: the description that plans, checkpoints and Python share. Values are vectors or images, one a
+ * row, named by the op that makes them; parameters lie one behind the other in a plane of floats, each on a 64-byte
  * line, so that theta, gradient, Adam's moments and the moving average have one layout.
  * Ownership: the net owns its lists and no parameter. Threads: immutable once finished.
  *
@@ -32,13 +32,27 @@ typedef enum dsb_net_port {
     DSB_PORTS
 } dsb_net_port;
 
+/* What a row of a value is: a vector of `width` numbers, or an image of h w pixels of `width` channels. */
+typedef struct dsb_shape {
+    int width;
+    int h, w; /* 1, 1 for a vector */
+    bool image;
+} dsb_shape;
+
 typedef struct dsb_value {
     char name[DSB_MAX_NAME];
-    int width;
+    dsb_shape shape;
     int op;                  /* the op that makes it; -1: an input */
     int consumers;           /* how many op inputs read it */
     bool from_x, from_param; /* what it depends on */
 } dsb_value;
+
+typedef enum dsb_init {
+    DSB_INIT_ZERO,
+    DSB_INIT_ONE,
+    DSB_INIT_UNIFORM, /* on +-1/sqrt(fan_in) */
+    DSB_INIT_NORMAL,  /* N(0, 1) */
+} dsb_init;
 
 typedef struct dsb_param {
     char name[DSB_MAX_NAME];
@@ -46,7 +60,8 @@ typedef struct dsb_param {
     int64_t shape[DSB_MAX_RANK];
     int64_t size;   /* elements */
     int64_t offset; /* of the first in the plane, a multiple of 16 floats */
-    int fan_in;     /* initial values are uniform on +-1/sqrt(fan_in); 0: zeros */
+    dsb_init init;
+    int fan_in;
 } dsb_param;
 
 /* Everything that any op can be told; an op reads what concerns it. */
@@ -58,7 +73,15 @@ typedef struct dsb_op_spec {
     int width;               /* of the result, where the kind does not imply it */
     float slope;             /* leaky_relu */
     dsb_embedding embedding; /* embed */
-    bool zero;               /* linear: starts at zero */
+    bool zero;               /* linear, conv: starts at zero */
+    int h, w;                /* image: its size */
+    int kernel, stride;      /* conv: 1 or 3, 1 or 2 */
+    bool up;                 /* conv: nearest up-sampling first */
+    int groups;              /* group_norm */
+    bool silu;               /* group_norm: SiLU behind it */
+    int heads;               /* attention */
+    float rate;              /* dropout */
+    int classes;             /* lookup */
 } dsb_op_spec;
 
 struct dsb_op_kind;
@@ -66,10 +89,10 @@ struct dsb_op_kind;
 typedef struct dsb_op {
     const struct dsb_op_kind *kind;
     dsb_op_spec spec; /* its strings are not kept: kind and name are NULL here */
+    dsb_shape shape;  /* of its result */
     int output;       /* value */
     int params[2];    /* -1: none */
-    int64_t packed;   /* offsets of its packed weights in their blocks, floats */
-    int64_t packed_backward;
+    int number;       /* dropout: which one in the net */
 } dsb_op;
 
 typedef struct dsb_net {
@@ -77,11 +100,11 @@ typedef struct dsb_net {
     dsb_op *ops;
     dsb_param *params;
     int n_values, n_ops, n_params;
-    int ports[DSB_PORTS];                    /* value of each input, -1: absent */
-    int output;                              /* value; -1 until finished */
-    int64_t plane;                           /* floats in a plane, gaps included */
-    int64_t n_parameters;                    /* gaps not included */
-    int64_t packed_forward, packed_backward; /* floats of packed weights */
+    int ports[DSB_PORTS]; /* value of each input, -1: absent */
+    int output;           /* value; -1 until finished */
+    int64_t plane;        /* floats in a plane, gaps included */
+    int64_t n_parameters; /* gaps not included */
+    int n_dropouts;
 } dsb_net;
 
 dsb_status dsb_net_create(dsb_net **out) DSB_MUST_CHECK;

@@ -8,6 +8,7 @@ embed_build(dsb_net *net, dsb_op *op, const char *name)
                 name);
     DSB_REQUIRE(op->spec.width >= 4 && op->spec.width % 2 == 0,
                 "embed '%s': width must be even and at least 4, got %d", name, op->spec.width);
+    op->shape.width = op->spec.width;
     return DSB_OK;
 }
 
@@ -15,8 +16,8 @@ static void
 embed_forward(const dsb_op_run *run, const dsb_op_weights *weights, int rows)
 {
     (void)weights;
-    run->be->embed(run->stream, run->op->spec.embedding, rows, run->op->spec.width, run->in[0].data,
-                   run->out.data, run->out.ld);
+    run->be->embed(run->stream, run->op->spec.embedding, rows, run->op->shape.width,
+                   run->in[0].data, run->out.data, run->out.ld);
 }
 
 /* Never called: t has no gradient. */

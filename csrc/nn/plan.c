@@ -6,24 +6,7 @@
 
 #include "base/arena.h"
 #include "base/memory.h"
-#include "nn/op.h"
-
-/* A value that shares another's memory: from column `column` of `parent`. parent = -1: on its own. */
-typedef struct alias {
-    int parent;
-    int64_t column;
-} alias;
-
-/* What the planner works with; freed before the plan is handed out. */
-typedef struct planner {
-    dsb_plan *plan;
-    const dsb_net *net;
-    bool keep;
-    bool *reaches;    /* value -> output depends on it */
-    bool *wants_grad; /* value -> its gradient is needed on the way back */
-    bool *single_row; /* value -> one row for all */
-    alias *forward, *backward;
-} planner;
+#include "nn/planner.h"
 
 static int
 forward_time(int op)
@@ -46,7 +29,7 @@ end_time(const dsb_net *net)
 /* ---- what depends on what ---- */
 
 static void
-mark_live(planner *p)
+mark_live(dsb_planner *p)
 {
     const dsb_net *net = p->net;
 
@@ -63,19 +46,19 @@ mark_live(planner *p)
 
 /* Training differentiates what depends on a parameter, vjp what depends on x. */
 static void
-mark_gradients(planner *p)
+mark_gradients(dsb_planner *p)
 {
     const dsb_net *net = p->net;
 
-    if (p->plan->mode == DSB_INFER) {
+    if (p->plan->request.mode == DSB_INFER) {
         return;
     }
-    if (p->plan->mode == DSB_VJP) {
+    if (p->plan->request.mode == DSB_VJP) {
         p->wants_grad[net->ports[DSB_PORT_X]] = true;
     }
     for (int i = 0; i < net->n_ops; i++) {
         const dsb_op *op = &net->ops[i];
-        bool depends = p->plan->mode == DSB_TRAIN && op->params[0] >= 0;
+        bool depends = p->plan->request.mode == DSB_TRAIN && op->params[0] >= 0;
 
         for (int j = 0; j < op->spec.n_inputs; j++) {
             depends |= p->wants_grad[op->spec.inputs[j]];
@@ -86,11 +69,11 @@ mark_gradients(planner *p)
 }
 
 static void
-mark_single_rows(planner *p)
+mark_single_rows(dsb_planner *p)
 {
     const dsb_net *net = p->net;
 
-    if (p->plan->mode != DSB_INFER || p->keep) {
+    if (p->plan->request.mode != DSB_INFER || p->plan->request.keep) {
         return;
     }
     if (net->ports[DSB_PORT_T] >= 0) {
@@ -103,116 +86,15 @@ mark_single_rows(planner *p)
         for (int j = 0; j < op->spec.n_inputs; j++) {
             single &= p->single_row[op->spec.inputs[j]];
         }
-        /* The output is read row by row. */
-        p->single_row[op->output] = single && op->output != net->output;
-    }
-}
-
-/* ---- who shares memory with whom ---- */
-
-static bool
-is_activation(const dsb_op *op)
-{
-    return op->kind->activation != DSB_IDENTITY;
-}
-
-static bool
-needs(const dsb_plan *plan, int op, dsb_needs what)
-{
-    return op >= 0 && plan->ops[op].differs && (plan->net->ops[op].kind->needs & what) != 0;
-}
-
-/* An activation directly behind a linear op that nobody else reads is applied by the linear op. */
-static void
-fuse_activations(planner *p)
-{
-    const dsb_net *net = p->net;
-
-    for (int i = 0; i < net->n_ops; i++) {
-        p->plan->ops[i].fuses = -1;
-    }
-    for (int i = 0; i < net->n_ops; i++) {
-        const dsb_op *op = &net->ops[i];
-        const dsb_value *x = dsb_op_input(net, op, 0);
-
-        if (p->plan->ops[i].live && is_activation(op) && x->op >= 0 && x->consumers == 1 &&
-            net->ops[x->op].kind == &dsb_op_linear) {
-            p->plan->ops[i].fused = true;
-            p->plan->ops[x->op].fuses = i;
-        }
-    }
-}
-
-/* An activation overwrites its input where no backward reads that input, and its gradient dy -> dx in
- * place always. */
-static void
-alias_activation(planner *p, int i)
-{
-    const dsb_op *op = &p->net->ops[i];
-    int x = op->spec.inputs[0], maker = p->net->values[x].op;
-
-    if (maker < 0 || p->net->values[x].consumers != 1) {
-        return;
-    }
-    /* A concat's slices are results of other ops, whose backwards may read them. */
-    if (p->net->ops[maker].kind == &dsb_op_concat) {
-        return;
-    }
-    if (!needs(p->plan, i, DSB_NEEDS_INPUT) && !needs(p->plan, maker, DSB_NEEDS_OUTPUT) &&
-        p->single_row[x] == p->single_row[op->output]) {
-        p->forward[x] = (alias){op->output, 0};
-    }
-    if (p->wants_grad[x]) {
-        p->backward[x] = (alias){op->output, 0};
-    }
-}
-
-/* An input of a concat that nobody else reads is a slice of the result, where columns fall on lines. */
-static void
-alias_concat(planner *p, int i)
-{
-    const dsb_op *op = &p->net->ops[i];
-    int64_t column = 0;
-
-    for (int j = 0; j < op->spec.n_inputs; j++) {
-        int v = op->spec.inputs[j];
-        const dsb_value *value = &p->net->values[v];
-        bool fits = value->op >= 0 && value->consumers == 1 && column % DSB_PANEL == 0 &&
-                    value->width % DSB_PANEL == 0;
-
-        if (fits && p->single_row[v] == p->single_row[op->output]) {
-            p->forward[v] = (alias){op->output, column};
-        }
-        if (fits && p->wants_grad[v]) {
-            p->backward[v] = (alias){op->output, column};
-        }
-        column += value->width;
-    }
-}
-
-static void
-share_memory(planner *p)
-{
-    for (int v = 0; v < p->net->n_values; v++) {
-        p->forward[v].parent = p->backward[v].parent = -1;
-    }
-    fuse_activations(p);
-    for (int i = 0; i < p->net->n_ops && !p->keep; i++) {
-        if (!p->plan->ops[i].live) {
-            continue;
-        }
-        if (is_activation(&p->net->ops[i])) {
-            alias_activation(p, i);
-        } else if (p->net->ops[i].kind == &dsb_op_concat) {
-            alias_concat(p, i);
-        }
+        /* The output is read row by row, and images are made for every row. */
+        p->single_row[op->output] = single && op->output != net->output && !op->shape.image;
     }
 }
 
 /* ---- buffers and their lifetimes ---- */
 
 static int
-root_of(const alias *aliases, int value, int64_t *column)
+root_of(const dsb_alias *aliases, int value, int64_t *column)
 {
     *column = 0;
     while (aliases[value].parent >= 0) {
@@ -222,74 +104,111 @@ root_of(const alias *aliases, int value, int64_t *column)
     return value;
 }
 
-static void
-extend(dsb_buffer *buffer, int first, int last)
+/* Images are bfloat16 where the products are; but what is only flattened behind a convolution, the net's
+ * output as a rule, keeps the precision of the sum. */
+static dsb_dtype
+type_of(const dsb_planner *p, int v)
 {
-    buffer->first = first < buffer->first ? first : buffer->first;
-    buffer->last = last > buffer->last ? last : buffer->last;
+    const dsb_value *value = &p->net->values[v];
+    int reader;
+
+    if (!value->shape.image || p->plan->request.precision != DSB_PRECISION_BF16) {
+        return DSB_FLOAT32;
+    }
+    reader = dsb_planner_reader(p, v);
+    if (reader >= 0 && p->net->ops[reader].kind == &dsb_op_flatten && value->op >= 0 &&
+        p->net->ops[value->op].kind == &dsb_op_conv) {
+        return DSB_FLOAT32;
+    }
+    return DSB_BFLOAT16;
+}
+
+/* Enters a buffer that lives from .. to, both included; all of the pass where nothing is reused. */
+static int
+add_buffer(dsb_planner *p, dsb_buffer_use use, int value, size_t bytes, int first, int last)
+{
+    dsb_plan *plan = p->plan;
+
+    plan->buffers[plan->n_buffers] =
+        (dsb_buffer){.bytes = bytes, .first = first, .last = last, .use = use, .value = value};
+    return plan->n_buffers++;
 }
 
 static void
-place_value(planner *p, int v, bool gradient, int first, int last)
+place_value(dsb_planner *p, int v, bool gradient, int first, int last)
 {
     dsb_plan *plan = p->plan;
     dsb_place *places = gradient ? plan->gradients : plan->places;
     int64_t column;
     int root = root_of(gradient ? p->backward : p->forward, v, &column);
-    bool is_t = root == p->net->ports[DSB_PORT_T];
-    int64_t pitch = is_t ? 1 : dsb_pitch(p->net->values[root].width);
-    int64_t rows = p->single_row[root] && !gradient ? 1 : plan->rows;
+    const dsb_shape *shape = &p->net->values[root].shape;
+    bool number = root == p->net->ports[DSB_PORT_T] || root == p->net->ports[DSB_PORT_LABEL];
+    int64_t pitch = number ? 1 : dsb_pitch(shape->width);
+    bool single = p->single_row[root] && !gradient;
+    int64_t lines = single ? 1 : (int64_t)plan->request.rows * dsb_pixels(shape);
+    dsb_buffer *buffer;
 
+    if (plan->request.keep) {
+        first = 0;
+        last = end_time(p->net);
+    }
     if (places[root].buffer < 0) {
-        places[root].buffer = plan->n_buffers;
-        plan->buffers[plan->n_buffers++] =
-            (dsb_buffer){.bytes = (size_t)(rows * pitch) * sizeof(float),
-                         .first = INT_MAX,
-                         .last = -1,
-                         .value = root,
-                         .gradient = gradient};
+        size_t bytes = (size_t)(lines * pitch * dsb_dtype_bytes(type_of(p, root)));
+
+        places[root].buffer =
+            add_buffer(p, gradient ? DSB_USE_GRADIENT : DSB_USE_VALUE, root, bytes, INT_MAX, -1);
     }
     places[v].buffer = places[root].buffer;
     places[v].column = column;
-    places[v].ld = p->single_row[root] && !gradient ? 0 : pitch;
-    extend(&plan->buffers[places[v].buffer], first, last);
+    places[v].ld = single ? 0 : pitch;
+    places[v].dtype = type_of(p, root);
+    buffer = &plan->buffers[places[v].buffer];
+    buffer->first = first < buffer->first ? first : buffer->first;
+    buffer->last = last > buffer->last ? last : buffer->last;
+}
+
+/* When the forward of op i reads its inputs last: where it is done by another op, there. */
+static int
+read_time(const dsb_planner *p, int i)
+{
+    int by = p->plan->ops[i].fused_by;
+
+    return forward_time(by >= 0 ? by : i);
 }
 
 static void
-place_values(planner *p)
+place_values(dsb_planner *p)
 {
     const dsb_net *net = p->net;
 
     for (int v = 0; v < net->n_values; v++) {
-        int op = net->values[v].op, first = op < 0 ? 0 : forward_time(op);
+        int op = net->values[v].op, by = op < 0 ? -1 : p->plan->ops[op].fused_by;
+        int first = op < 0 ? 0 : forward_time(by >= 0 && by < op ? by : op);
         int last = op < 0 || v == net->output ? end_time(net) : first;
 
-        if (!p->reaches[v] && op >= 0) {
+        if ((!p->reaches[v] && op >= 0) || p->hidden[v]) {
             continue;
         }
-        if (op >= 0 && p->plan->ops[op].fused) { /* the linear op before it writes it */
-            first = forward_time(dsb_op_input(net, &net->ops[op], 0)->op);
-        }
-        if (needs(p->plan, op, DSB_NEEDS_OUTPUT)) {
+        if (dsb_planner_needs(p, op, DSB_NEEDS_OUTPUT)) {
             last = backward_time(net, op);
         }
         for (int i = 0; i < net->n_ops; i++) {
             for (int j = 0; j < net->ops[i].spec.n_inputs && p->plan->ops[i].live; j++) {
                 if (net->ops[i].spec.inputs[j] == v) {
-                    int used = needs(p->plan, i, DSB_NEEDS_INPUT) ? backward_time(net, i)
-                                                                  : forward_time(i);
+                    int used = dsb_planner_needs(p, i, DSB_NEEDS_INPUT) ? backward_time(net, i)
+                                                                        : read_time(p, i);
 
                     last = used > last ? used : last;
                 }
             }
         }
-        place_value(p, v, false, p->keep ? 0 : first, p->keep ? end_time(net) : last);
+        place_value(p, v, false, first, last);
     }
 }
 
 /* A gradient lives from its first writer, the last op that reads the value, to the value's own op. */
 static void
-place_gradients(planner *p)
+place_gradients(dsb_planner *p)
 {
     const dsb_net *net = p->net;
 
@@ -308,13 +227,46 @@ place_gradients(planner *p)
                 }
             }
         }
-        place_value(p, v, true, p->keep ? 0 : first, p->keep ? end_time(net) : last);
+        place_value(p, v, true, first, last);
     }
+}
+
+/* What ops keep beside their results, and the one scratch that serves whichever runs. */
+static void
+place_memory_of_ops(dsb_planner *p, const dsb_backend *be)
+{
+    const dsb_net *net = p->net;
+    const dsb_plan_request *request = &p->plan->request;
+    size_t scratch = 0;
+
+    for (int i = 0; i < net->n_ops; i++) {
+        const dsb_op *op = &net->ops[i];
+        dsb_plan_op *planned = &p->plan->ops[i];
+
+        if (planned->live && op->kind->saved != NULL) {
+            size_t bytes = sizeof(float) * (size_t)op->kind->saved(net, op, request->rows);
+            int last = planned->differs ? backward_time(net, i) : read_time(p, i);
+
+            planned->saved =
+                add_buffer(p, DSB_USE_SAVED, op->output, bytes, request->keep ? 0 : forward_time(i),
+                           request->keep ? end_time(net) : last);
+        }
+        for (int back = 0; back < 2 && planned->live && op->kind->scratch != NULL; back++) {
+            size_t bytes =
+                back && !planned->differs
+                    ? 0
+                    : op->kind->scratch(be, net, op, request->precision, request->rows, back);
+
+            scratch = bytes > scratch ? bytes : scratch;
+        }
+    }
+    p->plan->scratch =
+        scratch > 0 ? add_buffer(p, DSB_USE_SCRATCH, net->output, scratch, 0, end_time(net)) : -1;
 }
 
 /* The first write of a gradient overwrites, the others add. */
 static dsb_status
-decide_beta(planner *p)
+decide_beta(dsb_planner *p)
 {
     bool *written;
 
@@ -343,7 +295,7 @@ collide(const dsb_buffer *a, const dsb_buffer *b, size_t offset)
 
 /* First fit, the large ones first: a buffer takes the lowest place that is free during its life. */
 static dsb_status
-assign_offsets(planner *p)
+assign_offsets(dsb_planner *p)
 {
     dsb_plan *plan = p->plan;
     int *order;
@@ -383,17 +335,18 @@ assign_offsets(planner *p)
 /* ---- putting it together ---- */
 
 static dsb_status
-allocate(planner *p)
+allocate(dsb_planner *p)
 {
     size_t n = (size_t)p->net->n_values, n_ops = (size_t)p->net->n_ops + 1;
 
-    DSB_TRY(dsb_alloc(sizeof *p->plan->buffers * 2 * n, &p->plan->buffers));
+    DSB_TRY(dsb_alloc(sizeof *p->plan->buffers * (2 * n + n_ops), &p->plan->buffers));
     DSB_TRY(dsb_alloc(sizeof *p->plan->places * n, &p->plan->places));
     DSB_TRY(dsb_alloc(sizeof *p->plan->gradients * n, &p->plan->gradients));
     DSB_TRY(dsb_alloc(sizeof *p->plan->ops * n_ops, &p->plan->ops));
     DSB_TRY(dsb_alloc(sizeof *p->reaches * n, &p->reaches));
     DSB_TRY(dsb_alloc(sizeof *p->wants_grad * n, &p->wants_grad));
     DSB_TRY(dsb_alloc(sizeof *p->single_row * n, &p->single_row));
+    DSB_TRY(dsb_alloc(sizeof *p->hidden * n, &p->hidden));
     DSB_TRY(dsb_alloc(sizeof *p->forward * n, &p->forward));
     DSB_TRY(dsb_alloc(sizeof *p->backward * n, &p->backward));
     for (size_t v = 0; v < n; v++) {
@@ -403,37 +356,40 @@ allocate(planner *p)
 }
 
 static dsb_status
-make_plan(planner *p)
+make_plan(dsb_planner *p, const dsb_backend *be)
 {
     DSB_TRY(allocate(p));
     mark_live(p);
     mark_gradients(p);
     mark_single_rows(p);
-    share_memory(p);
+    dsb_planner_fuse(p);
+    dsb_planner_share(p);
     place_values(p);
     place_gradients(p);
+    place_memory_of_ops(p, be);
     DSB_TRY(decide_beta(p));
     return assign_offsets(p);
 }
 
 dsb_status
-dsb_plan_create(const dsb_net *net, dsb_mode mode, int rows, bool keep, dsb_plan **out)
+dsb_plan_create(const dsb_net *net, const dsb_backend *be, const dsb_plan_request *request,
+                dsb_plan **out)
 {
-    planner p = {.net = net, .keep = keep};
+    dsb_planner p = {.net = net};
     dsb_status status;
 
     *out = NULL;
-    assert(net->output >= 0);
-    DSB_REQUIRE(rows >= 1 && rows <= 1 << 20, "rows of a plan must lie in 1 .. %d, got %d", 1 << 20,
-                rows);
+    assert(net->output >= 0 && be->conv[request->precision].forward != NULL);
+    DSB_REQUIRE(request->rows >= 1 && request->rows <= 1 << 20,
+                "rows of a plan must lie in 1 .. %d, got %d", 1 << 20, request->rows);
     DSB_TRY(dsb_alloc(sizeof *p.plan, &p.plan));
     p.plan->net = net;
-    p.plan->mode = mode;
-    p.plan->rows = rows;
-    status = make_plan(&p);
+    p.plan->request = *request;
+    status = make_plan(&p, be);
     dsb_free(p.reaches);
     dsb_free(p.wants_grad);
     dsb_free(p.single_row);
+    dsb_free(p.hidden);
     dsb_free(p.forward);
     dsb_free(p.backward);
     if (status != DSB_OK) {

@@ -2,6 +2,8 @@
 #define NO_IMPORT_ARRAY
 #include "py/config.h"
 
+#include "py/run.h"
+
 int
 dsb_py_choose(const char *name, const char *argument, const char *const *choices)
 {
@@ -113,17 +115,18 @@ parse_arguments(PyObject *args, PyObject *kwargs, dsb_py_arguments *a, dsb_bridg
                             "clip",
                             "ema",
                             "seed",
+                            "precision",
                             NULL};
 
     return PyArg_ParseTupleAndKeywords(
-        args, kwargs, "O|$OddOOdOddOOdOdOsssppiiiiiLdpdddddK", names, &a->net, &a->source.rows,
+        args, kwargs, "O|$OddOOdOddOOdOdOsssppiiiiiLdpdddddKs", names, &a->net, &a->source.rows,
         &a->source.scale, &a->source.shift, &a->source.mean, &a->source.factor,
         &a->source.deviation, &a->prior.rows, &a->prior.scale, &a->prior.shift, &a->prior.mean,
         &a->prior.factor, &a->prior.deviation, &a->reference_mean, &a->reference_precision,
         &a->steps, &a->convention, &a->output, &a->objective, &a->closed_form, &a->antithetic,
         &c->batch, &c->microbatch, &c->lanes, &c->refresh, &c->reuse, &a->cache_bytes,
         &c->rate.rate, &a->cosine, &a->beta1, &a->beta2, &a->epsilon, &c->rate.clip, &a->ema,
-        &a->seed);
+        &a->seed, &a->precision);
 }
 
 static int
@@ -136,7 +139,8 @@ understand(PyObject *module, dsb_py_arguments *a, dsb_bridge_config *c)
     int64_t dim;
     dsb_tensor view;
 
-    if (convention < 0 || (output = dsb_py_choose(a->output, "output", outputs)) < 0) {
+    if (convention < 0 || (output = dsb_py_choose(a->output, "output", outputs)) < 0 ||
+        dsb_py_precision(a->precision, &c->precision) < 0) {
         return -1;
     }
     if (!PyObject_TypeCheck(a->net, state->net_type)) {
@@ -183,6 +187,7 @@ dsb_py_configure(PyObject *module, PyObject *args, PyObject *kwargs, dsb_py_argu
                             .convention = "grid",
                             .output = "drift",
                             .objective = "dsb",
+                            .precision = "float32",
                             .closed_form = 1,
                             .beta1 = 0.9,
                             .beta2 = 0.999,

@@ -8,6 +8,7 @@
 #include "base/memory.h"
 #include "base/philox.h"
 #include "cpu/cpu.h"
+#include "py/run.h"
 
 PyObject *
 dsb_py_raise(PyObject *module, dsb_status status)
@@ -78,6 +79,14 @@ module_isas(PyObject *module, PyObject *unused)
         }
     }
     return list;
+}
+
+static PyObject *
+module_precisions(PyObject *module, PyObject *unused)
+{
+    (void)module;
+    (void)unused;
+    return dsb_py_precisions();
 }
 
 static PyObject *
@@ -264,6 +273,7 @@ module_permutation(PyObject *module, PyObject *args)
 static PyMethodDef module_methods[] = {
     {"isa", module_isa, METH_NOARGS, "The CPU instruction set in use."},
     {"isas", module_isas, METH_NOARGS, "The instruction sets that this machine offers."},
+    {"precisions", module_precisions, METH_NOARGS, "Precisions that the instruction set has."},
     {"compiler", module_compiler, METH_NOARGS, "The compiler that built the core."},
     {"get_num_threads", module_get_num_threads, METH_NOARGS, "Threads in use."},
     {"set_num_threads", module_set_num_threads, METH_O, "Sets the number of threads, 1 .. 256."},

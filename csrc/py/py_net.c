@@ -2,8 +2,11 @@
 #define NO_IMPORT_ARRAY
 #include "py/core.h"
 
+#include <math.h>
+
 #include "base/memory.h"
-#include "nn/exec.h"
+#include "nn/net.h"
+#include "py/run.h"
 
 /* ---- building ---- */
 
@@ -74,40 +77,110 @@ get_inputs(const dsb_net *net, PyObject *dict, dsb_op_spec *spec)
     return 0;
 }
 
+/* A whole number from 0 that an int holds; the core says the rest. */
+static int
+get_whole(PyObject *dict, const char *key, int missing, int *value)
+{
+    double number;
+
+    if (get_number(dict, key, missing, &number) < 0) {
+        return -1;
+    }
+    if (!(number >= 0.0 && number <= (double)INT32_MAX && number == floor(number))) {
+        PyErr_Format(PyExc_ValueError, "'%s' of an op must be a whole number from 0, got %R", key,
+                     PyDict_GetItemString(dict, key));
+        return -1;
+    }
+    *value = (int)number;
+    return 0;
+}
+
+static int
+get_flag(PyObject *dict, const char *key, bool *value)
+{
+    double number;
+
+    if (get_number(dict, key, 0.0, &number) < 0) {
+        return -1;
+    }
+    *value = number != 0.0;
+    return 0;
+}
+
+static int
+get_float(PyObject *dict, const char *key, float missing, float *value)
+{
+    double number;
+
+    if (get_number(dict, key, (double)missing, &number) < 0) {
+        return -1;
+    }
+    *value = (float)number;
+    return 0;
+}
+
+/* "size": [h, w] of an image. */
+static int
+get_size(PyObject *dict, dsb_op_spec *spec)
+{
+    PyObject *size = PyDict_GetItemString(dict, "size");
+
+    if (size == NULL) {
+        return 0;
+    }
+    if (!PyList_Check(size) || PyList_Size(size) != 2 || !PyLong_Check(PyList_GetItem(size, 0)) ||
+        !PyLong_Check(PyList_GetItem(size, 1))) {
+        PyErr_Format(PyExc_TypeError, "'size' of an op must be a list [h, w], got %R", size);
+        return -1;
+    }
+    spec->h = (int)PyLong_AsLong(PyList_GetItem(size, 0));
+    spec->w = (int)PyLong_AsLong(PyList_GetItem(size, 1));
+    return PyErr_Occurred() ? -1 : 0;
+}
+
+static int
+get_style(PyObject *dict, dsb_op_spec *spec)
+{
+    const char *style = get_string(dict, "style", "sin_cos");
+
+    if (style == NULL) {
+        return -1;
+    }
+    if (strcmp(style, "sin_cos") != 0 && strcmp(style, "cos_sin") != 0) {
+        PyErr_Format(PyExc_ValueError, "embed '%s': style must be sin_cos or cos_sin, got '%s'",
+                     spec->name, style);
+        return -1;
+    }
+    spec->embedding = strcmp(style, "cos_sin") == 0 ? DSB_EMBED_COS_SIN : DSB_EMBED_SIN_COS;
+    return 0;
+}
+
 static int
 add_op(PyObject *module, dsb_net *net, PyObject *dict, int *value)
 {
     dsb_op_spec spec = {.kind = get_string(dict, "op", NULL)};
-    const char *style;
-    double width, slope, zero;
     dsb_status status;
 
     if (spec.kind == NULL || (spec.name = get_string(dict, "name", NULL)) == NULL ||
-        get_number(dict, "width", 0.0, &width) < 0 || get_number(dict, "slope", 0.01, &slope) < 0 ||
-        get_number(dict, "zero", 0.0, &zero) < 0) {
+        get_whole(dict, "width", 0, &spec.width) < 0 ||
+        get_float(dict, "slope", 0.01f, &spec.slope) < 0 ||
+        get_flag(dict, "zero", &spec.zero) < 0 || get_size(dict, &spec) < 0 ||
+        get_whole(dict, "kernel", 3, &spec.kernel) < 0 ||
+        get_whole(dict, "stride", 1, &spec.stride) < 0 || get_flag(dict, "up", &spec.up) < 0 ||
+        get_whole(dict, "groups", 32, &spec.groups) < 0 || get_flag(dict, "silu", &spec.silu) < 0 ||
+        get_whole(dict, "heads", 1, &spec.heads) < 0 ||
+        get_float(dict, "rate", 0.0f, &spec.rate) < 0 ||
+        get_whole(dict, "classes", 0, &spec.classes) < 0) {
         return -1;
     }
-    if (!(width >= 0.0 &&
-          width <= (double)INT32_MAX)) { /* what fits an int; the core says the rest */
-        PyErr_Format(PyExc_ValueError, "op '%s': width must be a whole number from 1", spec.name);
-        return -1;
-    }
-    spec.width = (int)width;
     if (strcmp(spec.kind, "input") == 0) {
-        status = dsb_net_input(net, spec.name, strcmp(spec.name, "t") == 0 ? 1 : spec.width, value);
+        bool number = strcmp(spec.name, "t") == 0 || strcmp(spec.name, "label") == 0;
+
+        status = dsb_net_input(net, spec.name, number ? 1 : spec.width, value);
     } else {
-        style = get_string(dict, "style", "sin_cos");
-        if (style == NULL || get_inputs(net, dict, &spec) < 0) {
+        if (get_style(dict, &spec) < 0 || get_inputs(net, dict, &spec) < 0) {
             return -1;
         }
-        if (strcmp(style, "sin_cos") != 0 && strcmp(style, "cos_sin") != 0) {
-            PyErr_Format(PyExc_ValueError, "embed '%s': style must be sin_cos or cos_sin, got '%s'",
-                         spec.name, style);
-            return -1;
-        }
-        spec.embedding = strcmp(style, "cos_sin") == 0 ? DSB_EMBED_COS_SIN : DSB_EMBED_SIN_COS;
-        spec.slope = (float)slope;
-        spec.zero = zero != 0.0;
         status = dsb_net_add(net, &spec, value);
     }
     if (status != DSB_OK) {
@@ -267,216 +340,18 @@ net_initial(PyObject *object, PyObject *args)
     return array;
 }
 
-/* ---- running ---- */
-
-typedef struct net_call {
-    const dsb_net *net;
-    dsb_mode mode;
-    bool keep;
-    int rows; /* of a chunk */
-    int64_t n;
-    dsb_tensor theta, x, t, dy;
-    float *y, *grad, *dx; /* host results; grad and dx may be NULL */
-} net_call;
-
-static void
-run_chunk(const net_call *call, dsb_exec *exec, const dsb_op_weights *weights, int64_t first,
-          int rows)
-{
-    const dsb_backend *be = exec->be;
-    int dim = dsb_net_dim(call->net), out = call->net->values[call->net->output].width;
-    dsb_slot x = exec->inputs[DSB_PORT_X], t = exec->inputs[DSB_PORT_T];
-
-    be->copy(NULL, rows, dim, dsb_float_slot((const float *)call->x.data + first * dim, dim), 0, x);
-    if (t.data != NULL) {
-        be->upload(t.data, (const float *)call->t.data + first,
-                   sizeof(float) * (size_t)(t.ld == 0 ? 1 : rows));
-    }
-    dsb_exec_forward(exec, weights, rows);
-    be->copy(NULL, rows, out, exec->output, 0, dsb_float_slot(call->y + first * out, out));
-    if (call->mode == DSB_INFER || call->dy.data == NULL) {
-        return;
-    }
-    be->copy(NULL, rows, out, dsb_float_slot((const float *)call->dy.data + first * out, out), 0,
-             exec->d_output);
-    dsb_exec_backward(exec, weights, rows, call->grad, first > 0);
-    if (call->dx != NULL) {
-        be->copy(NULL, rows, dim, exec->d_x, 0, dsb_float_slot(call->dx + first * dim, dim));
-    }
-}
-
-static dsb_status
-run_call(const net_call *call)
-{
-    const dsb_backend *be = dsb_cpu_backend();
-    dsb_plan *plan = NULL;
-    dsb_exec *exec = NULL;
-    dsb_weights weights = {.net = NULL};
-    dsb_status status = dsb_plan_create(call->net, call->mode, call->rows, call->keep, &plan);
-
-    if (status == DSB_OK) {
-        status = dsb_exec_create(plan, be, &exec);
-    }
-    if (status == DSB_OK) {
-        status = dsb_weights_init(&weights, call->net, be, call->mode != DSB_INFER);
-    }
-    if (status == DSB_OK) {
-        dsb_weights_pack(&weights, call->theta.data, 1);
-        for (int64_t first = 0; first < call->n; first += call->rows) {
-            int64_t left = call->n - first;
-
-            run_chunk(call, exec, &weights.view, first, left < call->rows ? (int)left : call->rows);
-        }
-    }
-    dsb_weights_clear(&weights);
-    dsb_exec_destroy(exec);
-    dsb_plan_destroy(plan);
-    return status;
-}
-
-/* Shared times need one row of the time branch only; see DSB_INFER. */
-static bool
-one_time(const net_call *call)
-{
-    const float *t = call->t.data;
-
-    for (int64_t i = 1; i < call->n; i++) {
-        if (t[i] != t[0]) {
-            return false;
-        }
-    }
-    return true;
-}
-
-/* forward, gradient and vjp: arguments (theta, x, t[, dy], *, rows, keep). */
-static PyObject *
-net_run(PyObject *object, PyObject *args, PyObject *kwargs, dsb_mode mode)
-{
-    static char *with_dy[] = {"", "", "", "", "rows", "keep", NULL};
-    static char *without[] = {"", "", "", "rows", NULL};
-    PyObject *module = PyType_GetModule(Py_TYPE(object)), *theta, *x, *t, *dy = NULL, *y,
-             *second = NULL;
-    const dsb_net *net = ((dsb_py_net *)object)->net;
-    net_call call = {.net = net, .mode = mode, .rows = 64};
-    int64_t dim = dsb_net_dim(net), out = net->values[net->output].width;
-    int keep = 0;
-    dsb_status status;
-
-    if (!(mode == DSB_INFER ? PyArg_ParseTupleAndKeywords(args, kwargs, "OOO|$i", without, &theta,
-                                                          &x, &t, &call.rows)
-                            : PyArg_ParseTupleAndKeywords(args, kwargs, "OOOO|$ip", with_dy, &theta,
-                                                          &x, &t, &dy, &call.rows, &keep))) {
-        return NULL;
-    }
-    if (dsb_py_view(module, theta, "theta", DSB_FLOAT32, 1, (int64_t[]){net->plane}, &call.theta) <
-            0 ||
-        dsb_py_view(module, x, "x", DSB_FLOAT32, 2, (int64_t[]){-1, dim}, &call.x) < 0) {
-        return NULL;
-    }
-    call.n = call.x.shape[0];
-    call.keep = keep;
-    if (dsb_py_view(module, t, "t", DSB_FLOAT32, 1, (int64_t[]){call.n}, &call.t) < 0 ||
-        (dy != NULL &&
-         dsb_py_view(module, dy, "dy", DSB_FLOAT32, 2, (int64_t[]){call.n, out}, &call.dy) < 0)) {
-        return NULL;
-    }
-    if (mode == DSB_INFER && !one_time(&call)) {
-        call.mode = DSB_VJP;
-    }
-    y = dsb_py_array(DSB_FLOAT32, 2, (int64_t[]){call.n, out}, &call.y);
-    if (y != NULL && mode == DSB_TRAIN) {
-        second = dsb_py_array(DSB_FLOAT32, 1, (int64_t[]){net->plane}, &call.grad);
-    } else if (y != NULL && mode == DSB_VJP) {
-        second = dsb_py_array(DSB_FLOAT32, 2, (int64_t[]){call.n, dim}, &call.dx);
-    }
-    if (y == NULL || (mode != DSB_INFER && second == NULL)) {
-        Py_XDECREF(y);
-        return NULL;
-    }
-    Py_BEGIN_ALLOW_THREADS
-    status = run_call(&call);
-    Py_END_ALLOW_THREADS
-    if (status != DSB_OK) {
-        Py_DECREF(y);
-        Py_XDECREF(second);
-        return dsb_py_raise(module, status);
-    }
-    return second != NULL ? Py_BuildValue("NN", y, second) : y;
-}
-
-static PyObject *
-net_forward(PyObject *object, PyObject *args, PyObject *kwargs)
-{
-    return net_run(object, args, kwargs, DSB_INFER);
-}
-
-static PyObject *
-net_gradient(PyObject *object, PyObject *args, PyObject *kwargs)
-{
-    return net_run(object, args, kwargs, DSB_TRAIN);
-}
-
-static PyObject *
-net_vjp(PyObject *object, PyObject *args, PyObject *kwargs)
-{
-    return net_run(object, args, kwargs, DSB_VJP);
-}
-
-static PyObject *
-net_plan(PyObject *object, PyObject *args)
-{
-    static const char *const names[] = {"infer", "train", "vjp"};
-    const dsb_net *net = ((dsb_py_net *)object)->net;
-    PyObject *module = PyType_GetModule(Py_TYPE(object)), *list;
-    const char *name;
-    int rows, keep = 0, mode = 0;
-    Py_ssize_t bytes;
-    dsb_plan *plan;
-    dsb_status status;
-
-    if (!PyArg_ParseTuple(args, "si|p", &name, &rows, &keep)) {
-        return NULL;
-    }
-    while (mode < 3 && strcmp(names[mode], name) != 0) {
-        mode++;
-    }
-    if (mode == 3) {
-        PyErr_Format(PyExc_ValueError, "mode must be infer, train or vjp, got '%s'", name);
-        return NULL;
-    }
-    status = dsb_plan_create(net, (dsb_mode)mode, rows, keep, &plan);
-    if (status != DSB_OK) {
-        return dsb_py_raise(module, status);
-    }
-    list = PyList_New(plan->n_buffers);
-    for (int i = 0; list != NULL && i < plan->n_buffers; i++) {
-        const dsb_buffer *b = &plan->buffers[i];
-        char label[DSB_MAX_NAME + 4];
-        PyObject *item;
-
-        snprintf(label, sizeof label, "%s%s", b->gradient ? "d " : "", net->values[b->value].name);
-        item = Py_BuildValue("(snnii)", label, (Py_ssize_t)b->offset, (Py_ssize_t)b->bytes,
-                             b->first, b->last);
-        if (item == NULL) {
-            Py_CLEAR(list);
-        } else {
-            PyList_SetItem(list, i, item);
-        }
-    }
-    bytes = (Py_ssize_t)plan->bytes;
-    dsb_plan_destroy(plan);
-    return list == NULL ? NULL : Py_BuildValue("{s:n,s:N}", "bytes", bytes, "buffers", list);
-}
-
 static PyMethodDef net_methods[] = {
     {"initial", net_initial, METH_VARARGS, "initial(seed, draw=0): plane of initial weights."},
-    {"forward", (PyCFunction)(void (*)(void))net_forward, METH_VARARGS | METH_KEYWORDS,
-     "forward(theta, x, t, *, rows=64): the net's output."},
-    {"gradient", (PyCFunction)(void (*)(void))net_gradient, METH_VARARGS | METH_KEYWORDS,
-     "gradient(theta, x, t, dy, *, rows=64, keep=False): output, and gradient plane of sum(y dy)."},
-    {"vjp", (PyCFunction)(void (*)(void))net_vjp, METH_VARARGS | METH_KEYWORDS,
-     "vjp(theta, x, t, dy, *, rows=64, keep=False): output, and gradient of sum(y dy) to x."},
-    {"plan", net_plan, METH_VARARGS, "plan(mode, rows, keep=False): memory of a pass."},
+    {"forward", (PyCFunction)(void (*)(void))dsb_py_net_forward, METH_VARARGS | METH_KEYWORDS,
+     "forward(theta, x, t, *, rows=64, cond=None, label=None, precision='float32'): output."},
+    {"gradient", (PyCFunction)(void (*)(void))dsb_py_net_gradient, METH_VARARGS | METH_KEYWORDS,
+     "gradient(theta, x, t, dy, *, rows=64, keep=False, cond=None, label=None, "
+     "precision='float32', seed=0): output, and gradient plane of sum(y dy)."},
+    {"vjp", (PyCFunction)(void (*)(void))dsb_py_net_vjp, METH_VARARGS | METH_KEYWORDS,
+     "vjp(theta, x, t, dy, *, rows=64, keep=False, cond=None, label=None, precision='float32'): "
+     "output, and gradient of sum(y dy) to x."},
+    {"plan", dsb_py_net_plan, METH_VARARGS,
+     "plan(mode, rows, keep=False, precision='float32'): memory of a pass."},
     {NULL, NULL, 0, NULL},
 };
 

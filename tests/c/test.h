@@ -4,10 +4,18 @@
 
 #include <stdbool.h>
 
+#include "nn/plan.h"
+
 #define CHECK(condition) test_check((condition), #condition, __FILE__, __LINE__)
 
 void test_check(bool holds, const char *condition, const char *file, int line);
 
+/* One pass over rows of fixed inputs; output, then gradient plane or gradient of x, into `result`, which has
+ * room for rows * dim * 2 + plane floats. */
+dsb_status test_run_pass(const dsb_net *net, const dsb_plan_request *request, float *result);
+
+/* Small nets of every op for images: plans with and without reuse (test_image_nets.c). */
+void test_image_nets(void);
 /* Every convolution pass the backend has, against plain loops in float64 (test_conv.c). */
 void test_conv(void);
 /* The other kernels for images, against plain loops in float64 (test_images.c). */

@@ -82,20 +82,21 @@ build_net(int dim, dsb_net **out)
 }
 
 /* One pass in the given memory layout; its results go behind one another into `result`. */
-static dsb_status
-run_pass(const dsb_net *net, dsb_mode mode, int rows, bool keep, float *result)
+dsb_status
+test_run_pass(const dsb_net *net, const dsb_plan_request *request, float *result)
 {
     const dsb_backend *be = dsb_cpu_backend();
-    int dim = dsb_net_dim(net);
+    dsb_mode mode = request->mode;
+    int dim = dsb_net_dim(net), rows = request->rows;
     dsb_plan *plan;
     dsb_exec *exec;
     dsb_weights weights;
     float *theta = malloc(sizeof *theta * (size_t)net->plane);
 
     dsb_net_init(net, 7, 0, theta);
-    DSB_TRY(dsb_plan_create(net, mode, rows, keep, &plan));
+    DSB_TRY(dsb_plan_create(net, be, request, &plan));
     DSB_TRY(dsb_exec_create(plan, be, &exec));
-    DSB_TRY(dsb_weights_init(&weights, net, be, mode != DSB_INFER));
+    DSB_TRY(dsb_weights_init(&weights, net, be, request->precision, mode != DSB_INFER));
     dsb_weights_pack(&weights, theta, 1);
     for (int r = 0; r < rows; r++) {
         dsb_slot x = exec->inputs[DSB_PORT_X], t = exec->inputs[DSB_PORT_T];
@@ -137,8 +138,11 @@ test_plans(void)
                 size_t n = (size_t)(sizes[j] * dims[i] * 2 + net->plane);
                 float *a = calloc(n, sizeof *a), *b = calloc(n, sizeof *b);
 
-                CHECK(run_pass(net, (dsb_mode)mode, sizes[j], false, a) == DSB_OK);
-                CHECK(run_pass(net, (dsb_mode)mode, sizes[j], true, b) == DSB_OK);
+                dsb_plan_request request = {(dsb_mode)mode, sizes[j], false, DSB_PRECISION_FLOAT32};
+
+                CHECK(test_run_pass(net, &request, a) == DSB_OK);
+                request.keep = true;
+                CHECK(test_run_pass(net, &request, b) == DSB_OK);
                 CHECK(memcmp(a, b, n * sizeof *a) == 0);
                 free(a);
                 free(b);
@@ -356,6 +360,7 @@ test_named_inputs(void)
     dsb_net *net = NULL;
     dsb_plan *plan = NULL;
     dsb_exec *exec = NULL;
+    dsb_plan_request request = {DSB_INFER, 4, false, DSB_PRECISION_FLOAT32};
     dsb_weights weights;
     int x, t, cond, label, y;
     float *theta, before;
@@ -370,9 +375,9 @@ test_named_inputs(void)
     CHECK(dsb_net_finish(net, y) == DSB_OK);
     theta = calloc((size_t)net->plane, sizeof *theta);
     dsb_net_init(net, 1, 0, theta);
-    CHECK(dsb_plan_create(net, DSB_INFER, 4, false, &plan) == DSB_OK);
+    CHECK(dsb_plan_create(net, be, &request, &plan) == DSB_OK);
     CHECK(dsb_exec_create(plan, be, &exec) == DSB_OK);
-    CHECK(dsb_weights_init(&weights, net, be, false) == DSB_OK);
+    CHECK(dsb_weights_init(&weights, net, be, DSB_PRECISION_FLOAT32, false) == DSB_OK);
     dsb_weights_pack(&weights, theta, 1);
     dsb_exec_forward(exec, &weights.view, 4);
     before = ((float *)exec->output.data)[0];
@@ -456,6 +461,7 @@ main(void)
     printf("instruction set %s\n", dsb_cpu_backend()->isa);
     CHECK(isa == NULL || strcmp(isa, dsb_cpu_backend()->isa) == 0);
     test_plans();
+    test_image_nets();
     test_named_inputs();
     test_window();
     test_tables();
