@@ -1,9 +1,10 @@
 /* Elementwise operations over padded rows: whole vectors up to the pitch, no tails. */
 #include "cpu/cpu.h"
 
+#include <assert.h>
 #include <math.h>
 
-#include "cpu/vector.h"
+#include "cpu/lines.h"
 
 /* Lines that lie one after another without gaps are one long line. */
 static void
@@ -15,55 +16,94 @@ join_lines(int64_t *lines, int64_t *columns, int64_t ld1, int64_t ld2, int64_t l
     }
 }
 
-static void
-activation(dsb_stream *stream, dsb_activation act, float slope, int64_t lines, int n, dsb_slot x,
-           dsb_slot y)
+DSB_INLINE void
+activation_as(int half, dsb_activation act, float slope, int64_t lines, int64_t columns, dsb_slot x,
+              dsb_slot y)
 {
-    int64_t columns = dsb_pitch(n);
     vf factor = vf_splat(act == DSB_LEAKY_RELU ? slope : 1.0f);
 
-    (void)stream;
-    join_lines(&lines, &columns, x.ld, y.ld, y.ld);
     for (int64_t r = 0; r < lines; r++) {
-        const float *from = (const float *)x.data + r * x.ld;
-        float *to = (float *)y.data + r * y.ld;
+        int64_t from = r * x.ld, to = r * y.ld;
 
         if (act == DSB_SILU) {
             for (int64_t c = 0; c < columns; c += DSB_VL) {
-                vf_store(to + c, vf_silu(vf_load(from + c)));
+                vf_store_as(half, y.data, to + c, vf_silu(vf_load_as(half, x.data, from + c)));
             }
         } else {
             for (int64_t c = 0; c < columns; c += DSB_VL) {
-                vf_store(to + c, vf_leaky_relu(vf_load(from + c), factor));
+                vf v = vf_load_as(half, x.data, from + c);
+
+                vf_store_as(half, y.data, to + c, vf_leaky_relu(v, factor));
             }
         }
     }
 }
 
-/* d/dx of LeakyReLU is 1 where x > 0, which is where y > 0 (slope > 0), else the slope. */
 static void
-activation_backward(dsb_stream *stream, dsb_activation act, float slope, int64_t lines, int n,
-                    dsb_slot saved, dsb_slot dy, int beta, dsb_slot dx)
+activation(dsb_stream *stream, dsb_activation act, float slope, int64_t lines, int n, dsb_slot x,
+           dsb_slot y)
 {
     int64_t columns = dsb_pitch(n);
-    vf factor = vf_splat(act == DSB_LEAKY_RELU ? slope : 1.0f);
 
     (void)stream;
-    join_lines(&lines, &columns, saved.ld, dy.ld, dx.ld);
+    assert(x.dtype == y.dtype);
+    join_lines(&lines, &columns, x.ld, y.ld, y.ld);
+    if (x.dtype == DSB_BFLOAT16) {
+        activation_as(1, act, slope, lines, columns, x, y);
+    } else {
+        activation_as(0, act, slope, lines, columns, x, y);
+    }
+}
+
+/* d/dx of LeakyReLU is 1 where x > 0, which is where y > 0 (slope > 0), else the slope. */
+DSB_INLINE void
+activation_backward_as(int half, dsb_activation act, float slope, int64_t lines, int64_t columns,
+                       dsb_slot saved, dsb_slot dy, int beta, dsb_slot dx)
+{
+    vf factor = vf_splat(act == DSB_LEAKY_RELU ? slope : 1.0f);
+
     for (int64_t r = 0; r < lines; r++) {
-        const float *s = (const float *)saved.data + r * saved.ld;
-        const float *from = (const float *)dy.data + r * dy.ld;
-        float *to = (float *)dx.data + r * dx.ld;
+        int64_t s = r * saved.ld, from = r * dy.ld, to = r * dx.ld;
 
         for (int64_t c = 0; c < columns; c += DSB_VL) {
-            vf d = vf_load(from + c), at = vf_load(s + c);
+            vf d = vf_load_as(half, dy.data, from + c), at = vf_load_as(half, saved.data, s + c);
 
             if (act == DSB_SILU) {
                 d *= vf_silu_slope(at);
             } else {
                 d = vf_select(at > 0.0f, d, d * factor);
             }
-            vf_store(to + c, beta ? vf_load(to + c) + d : d);
+            vf_store_as(half, dx.data, to + c, beta ? vf_load_as(half, dx.data, to + c) + d : d);
+        }
+    }
+}
+
+static void
+activation_backward(dsb_stream *stream, dsb_activation act, float slope, int64_t lines, int n,
+                    dsb_slot saved, dsb_slot dy, int beta, dsb_slot dx)
+{
+    int64_t columns = dsb_pitch(n);
+
+    (void)stream;
+    assert(saved.dtype == dx.dtype && dy.dtype == dx.dtype);
+    join_lines(&lines, &columns, saved.ld, dy.ld, dx.ld);
+    if (dx.dtype == DSB_BFLOAT16) {
+        activation_backward_as(1, act, slope, lines, columns, saved, dy, beta, dx);
+    } else {
+        activation_backward_as(0, act, slope, lines, columns, saved, dy, beta, dx);
+    }
+}
+
+DSB_INLINE void
+add_as(int half, int64_t lines, int64_t columns, dsb_slot a, dsb_slot b, dsb_slot y)
+{
+    for (int64_t r = 0; r < lines; r++) {
+        int64_t from_a = r * a.ld, from_b = r * b.ld, to = r * y.ld;
+
+        for (int64_t c = 0; c < columns; c += DSB_VL) {
+            vf_store_as(half, y.data, to + c,
+                        vf_load_as(half, a.data, from_a + c) +
+                            vf_load_as(half, b.data, from_b + c));
         }
     }
 }
@@ -74,14 +114,33 @@ add(dsb_stream *stream, int64_t lines, int n, dsb_slot a, dsb_slot b, dsb_slot y
     int64_t columns = dsb_pitch(n);
 
     (void)stream;
+    assert(a.dtype == y.dtype && b.dtype == y.dtype);
     join_lines(&lines, &columns, a.ld, b.ld, y.ld);
-    for (int64_t r = 0; r < lines; r++) {
-        const float *from_a = (const float *)a.data + r * a.ld;
-        const float *from_b = (const float *)b.data + r * b.ld;
-        float *to = (float *)y.data + r * y.ld;
+    if (y.dtype == DSB_BFLOAT16) {
+        add_as(1, lines, columns, a, b, y);
+    } else {
+        add_as(0, lines, columns, a, b, y);
+    }
+}
 
-        for (int64_t c = 0; c < columns; c += DSB_VL) {
-            vf_store(to + c, vf_load(from_a + c) + vf_load(from_b + c));
+DSB_INLINE void
+copy_as(int half, int64_t lines, int n, dsb_slot x, int beta, dsb_slot y)
+{
+    int whole = n / DSB_VL * DSB_VL, rest = n - whole;
+
+    for (int64_t r = 0; r < lines; r++) {
+        int64_t from = r * x.ld, to = r * y.ld;
+
+        for (int c = 0; c < whole; c += DSB_VL) {
+            vf v = vf_load_as(half, x.data, from + c);
+
+            vf_store_as(half, y.data, to + c, beta ? vf_load_as(half, y.data, to + c) + v : v);
+        }
+        if (rest > 0) {
+            vf v = vf_load_part_as(half, x.data, from + whole, rest);
+
+            v = beta ? vf_load_part_as(half, y.data, to + whole, rest) + v : v;
+            vf_store_part_as(half, y.data, to + whole, v, rest);
         }
     }
 }
@@ -89,24 +148,12 @@ add(dsb_stream *stream, int64_t lines, int n, dsb_slot a, dsb_slot b, dsb_slot y
 static void
 copy(dsb_stream *stream, int64_t lines, int n, dsb_slot x, int beta, dsb_slot y)
 {
-    int whole = n / DSB_VL * DSB_VL;
-
     (void)stream;
-    for (int64_t r = 0; r < lines; r++) {
-        const float *from = (const float *)x.data + r * x.ld;
-        float *to = (float *)y.data + r * y.ld;
-
-        for (int c = 0; c < whole; c += DSB_VL) {
-            vf v = vf_load(from + c);
-
-            vf_store(to + c, beta ? vf_load(to + c) + v : v);
-        }
-        if (whole < n) {
-            vf v = vf_load_part(from + whole, n - whole);
-
-            v = beta ? vf_load_part(to + whole, n - whole) + v : v;
-            vf_store_part(to + whole, v, n - whole);
-        }
+    assert(x.dtype == y.dtype);
+    if (y.dtype == DSB_BFLOAT16) {
+        copy_as(1, lines, n, x, beta, y);
+    } else {
+        copy_as(0, lines, n, x, beta, y);
     }
 }
 

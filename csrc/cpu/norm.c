@@ -1,7 +1,501 @@
+/* Group normalisation: statistics, what is left to apply (a x + b, SiLU), and all gradients.
+ *
+ * Sums run over pixels in vectors of channels, BLOCK pixels at a time so that float32 stays accurate over
+ * any number of them; channels are folded into groups at the end. A row is finished before the next is
+ * begun: its second pass finds the image in cache.
+ */
 #include "cpu/cpu.h"
+
+#include <assert.h>
+#include <math.h>
+#include <stdbool.h>
+
+#include "cpu/lines.h"
+
+enum {
+    BLOCK = 64,  /* pixels whose sum is one register */
+    CHAINS = 8,  /* sums that run side by side */
+    WIDE = 4,    /* vectors of a line that are summed together */
+    SLOPES = 2,  /* the same where slopes of SiLU are taken on the way */
+    SPAN = 512,  /* channels whose sums are kept on the stack, a multiple of DSB_PANEL */
+    GROUPS = 256 /* groups whose sums are kept on the stack, a multiple of DSB_PANEL */
+};
+
+/* Lines of numbers from element `first` on. */
+typedef struct lines {
+    const void *p;
+    int64_t first, ld;
+} lines;
+
+static int
+smaller(int a, int b)
+{
+    return a < b ? a : b;
+}
+
+/* to[i] = the number of the group that channel first + i belongs to, i < n. */
+static void
+spread(int size, int first, int n, const float *of_group, float *to)
+{
+    int g = first / size, left = size - first % size;
+
+    for (int i = 0; i < n; i += left, left = size, g++) {
+        int end = smaller(i + left, n);
+
+        for (int k = i; k < end; k++) {
+            to[k] = of_group[g];
+        }
+    }
+}
+
+/* Adds the numbers of channels first .. first + n - 1 to those of their groups. */
+static void
+gather(int size, int first, int n, const float *of_channel, float *to)
+{
+    int g = first / size, left = size - first % size;
+
+    for (int i = 0; i < n; i += left, left = size, g++) {
+        int end = smaller(i + left, n);
+        float sum = 0.0f;
+
+        for (int k = i; k < end; k++) {
+            sum += of_channel[k];
+        }
+        to[g] += sum;
+    }
+}
+
+/* ---- forward ---- */
+
+/* total[] += sums over `pixels` lines of x, or of (x - mean)^2, in `width` vectors. */
+DSB_INLINE void
+sum_block(int half, bool squares, int width, int pixels, lines x, const float *mean, float *total)
+{
+    int chains = CHAINS / width, p = 0;
+    vf sum[CHAINS] = {{0}};
+
+    for (; p + chains <= pixels; p += chains) {
+        DSB_UNROLL
+        for (int i = 0; i < CHAINS; i++) {
+            int v = i % width, q = i / width;
+
+            if (q < chains) {
+                vf u = vf_load_as(half, x.p, x.first + (p + q) * x.ld + v * DSB_VL);
+
+                if (squares) {
+                    u -= vf_load(mean + v * DSB_VL);
+                    sum[i] = vf_fma(u, u, sum[i]);
+                } else {
+                    sum[i] += u;
+                }
+            }
+        }
+    }
+    for (; p < pixels; p++) {
+        DSB_UNROLL
+        for (int v = 0; v < width; v++) {
+            vf u = vf_load_as(half, x.p, x.first + p * x.ld + v * DSB_VL);
+
+            if (squares) {
+                u -= vf_load(mean + v * DSB_VL);
+                sum[v] = vf_fma(u, u, sum[v]);
+            } else {
+                sum[v] += u;
+            }
+        }
+    }
+    DSB_UNROLL
+    for (int i = width; i < CHAINS; i++) {
+        sum[i % width] += sum[i];
+    }
+    DSB_UNROLL
+    for (int v = 0; v < width; v++) {
+        vf_store(total + v * DSB_VL, vf_load(total + v * DSB_VL) + sum[v]);
+    }
+}
+
+/* total[c], up to the pitch: sums over the pixels of an image. */
+DSB_INLINE void
+sum_channels(int half, bool squares, int pixels, int c, lines x, const float *mean, float *total)
+{
+    int columns = (int)dsb_pitch(c);
+
+    memset(total, 0, sizeof *total * (size_t)columns);
+    for (int first = 0; first < pixels; first += BLOCK) {
+        int n = smaller(pixels - first, BLOCK), j = 0;
+
+        for (; j + WIDE * DSB_VL <= columns; j += WIDE * DSB_VL) {
+            lines at = {x.p, x.first + first * x.ld + j, x.ld};
+
+            sum_block(half, squares, WIDE, n, at, mean + j, total + j);
+        }
+        for (; j + 2 * DSB_VL <= columns; j += 2 * DSB_VL) {
+            lines at = {x.p, x.first + first * x.ld + j, x.ld};
+
+            sum_block(half, squares, 2, n, at, mean + j, total + j);
+        }
+        for (; j < columns; j += DSB_VL) {
+            lines at = {x.p, x.first + first * x.ld + j, x.ld};
+
+            sum_block(half, squares, 1, n, at, mean + j, total + j);
+        }
+    }
+}
+
+/* With mean and 1 / deviation of each channel in b and a: the factors of
+ * (weight (x - mean) / deviation + bias) (1 + scale) + shift = a x + b. */
+static void
+fold_factors(const dsb_group_norm *norm, const float *scale, float *a, float *b)
+{
+    int c = norm->c;
+
+    for (int j = 0; j < (int)dsb_pitch(c); j += DSB_VL) {
+        int64_t n = c - j;
+        vf factor = vf_load(a + j) * vf_load_part(norm->weight + j, n);
+        vf offset = vf_load_part(norm->bias + j, n) - vf_load(b + j) * factor;
+
+        if (scale != NULL) {
+            vf s = vf_load_part(scale + j, n) + 1.0f;
+
+            factor *= s;
+            offset = vf_fma(offset, s, vf_load_part(scale + c + j, n));
+        }
+        vf_store(a + j, factor);
+        vf_store(b + j, offset);
+    }
+}
+
+/* A row of the scales, the shifts behind it, or NULL. */
+static const float *
+scale_row(const dsb_slot *slot, int64_t r)
+{
+    return slot->data != NULL ? (const float *)slot->data + r * slot->ld : NULL;
+}
+
+/* One row. `ab` holds sums and what was spread from them until it receives the factors. */
+DSB_INLINE void
+statistics_as(int half, const dsb_group_norm *norm, lines x, const float *scale, float *mean,
+              float *inverse, float *ab)
+{
+    int c = norm->c, groups = norm->groups, size = c / groups;
+    size_t pitch = (size_t)dsb_pitch(c), padding = sizeof *ab * (pitch - (size_t)c);
+    float *a = ab, *b = ab + pitch, part = 1.0f / ((float)norm->pixels * (float)size);
+
+    sum_channels(half, false, norm->pixels, c, x, b, a);
+    memset(mean, 0, sizeof *mean * (size_t)groups);
+    gather(size, 0, c, a, mean);
+    for (int g = 0; g < groups; g++) {
+        mean[g] *= part;
+    }
+    spread(size, 0, c, mean, b);
+    memset(b + c, 0, padding);
+    sum_channels(half, true, norm->pixels, c, x, b, a);
+    memset(inverse, 0, sizeof *inverse * (size_t)groups);
+    gather(size, 0, c, a, inverse);
+    for (int g = 0; g < groups; g++) {
+        inverse[g] = 1.0f / sqrtf(inverse[g] * part + DSB_GROUP_NORM_EPSILON);
+    }
+    spread(size, 0, c, inverse, a);
+    memset(a + c, 0, padding);
+    fold_factors(norm, scale, a, b);
+}
+
+static void
+group_norm_statistics(dsb_stream *stream, const dsb_group_norm *norm, int rows, dsb_slot x,
+                      float *stats, float *ab)
+{
+    (void)stream;
+    for (int64_t r = 0; r < rows; r++) {
+        lines image = {x.data, r * norm->pixels * x.ld, x.ld};
+        const float *scale = scale_row(&norm->scale_shift, r);
+        float *mean = stats + r * 2 * norm->groups, *inverse = mean + norm->groups;
+        float *factors = ab + r * 2 * dsb_pitch(norm->c);
+
+        if (x.dtype == DSB_BFLOAT16) {
+            statistics_as(1, norm, image, scale, mean, inverse, factors);
+        } else {
+            statistics_as(0, norm, image, scale, mean, inverse, factors);
+        }
+    }
+}
+
+DSB_INLINE void
+affine_as(int half, bool silu, const float *ab, int rows, int pixels, int c, dsb_slot x, dsb_slot y)
+{
+    int64_t columns = dsb_pitch(c);
+
+    for (int64_t r = 0; r < rows; r++) {
+        const float *a = ab != NULL ? ab + r * 2 * columns : NULL;
+
+        for (int64_t p = r * pixels; p < (r + 1) * pixels; p++) {
+            for (int64_t j = 0; j < columns; j += DSB_VL) {
+                vf v = vf_load_as(half, x.data, p * x.ld + j);
+
+                if (a != NULL) {
+                    v = vf_fma(v, vf_load(a + j), vf_load(a + columns + j));
+                }
+                vf_store_as(half, y.data, p * y.ld + j, silu ? vf_silu(v) : v);
+            }
+        }
+    }
+}
+
+static void
+affine(dsb_stream *stream, const dsb_affine *affine, int rows, int pixels, int c, dsb_slot x,
+       dsb_slot y)
+{
+    (void)stream;
+    assert(x.dtype == y.dtype);
+    if (y.dtype == DSB_BFLOAT16) {
+        if (affine->silu) {
+            affine_as(1, true, affine->ab, rows, pixels, c, x, y);
+        } else {
+            affine_as(1, false, affine->ab, rows, pixels, c, x, y);
+        }
+    } else if (affine->silu) {
+        affine_as(0, true, affine->ab, rows, pixels, c, x, y);
+    } else {
+        affine_as(0, false, affine->ab, rows, pixels, c, x, y);
+    }
+}
+
+/* ---- backward ----
+ *
+ * y = f(z), z = n (1 + scale) + shift = a x + b, n = weight xhat + bias, xhat = (x - mean) inverse.
+ * Pass 1 takes for each channel of a row, over its pixels,
+ *     D = sum dz, E = sum dz xhat, with dz = dy f'(a x + b);
+ * then d_shift = D, d_scale = sum dz n = weight E + bias D, and summed over rows
+ *     d_bias = sum (1 + scale) D, d_weight = sum (1 + scale) E.
+ * With g = dz weight (1 + scale), the gradient to xhat, and means over the M numbers of a group,
+ *     dx = inverse (g - mean(g) - xhat mean(g xhat)):
+ * mean and deviation depend on x too, and what g has along 1 and along xhat is lost. Pass 2 writes it as
+ *     dx = a dz + q (x - mean) + s, q = - inverse^2 mean(g xhat), s = - inverse mean(g),
+ * where M mean(g) = sum weight (1 + scale) D and M mean(g xhat) = sum weight (1 + scale) E over the group's
+ * channels.
+ */
+
+/* A row: what is read, and numbers for each channel of a span. */
+typedef struct backward_row {
+    const dsb_group_norm *norm;
+    lines x, dy, dx;
+    const float *scale;          /* NULL: none */
+    const float *mean, *inverse; /* of groups */
+    const float *ab;
+    float *d_weight, *d_bias, *d_scale; /* NULL: not wanted; the shifts' gradients follow d_scale */
+    int beta, beta_param, beta_scale;
+} backward_row;
+
+typedef struct span {
+    int first, n; /* channels; a multiple of DSB_PANEL but for the last */
+    float mean[SPAN], inverse[SPAN];
+    float one[SPAN], other[SPAN]; /* D and E, then those of g, then s and q */
+} span;
+
+DSB_INLINE vf
+slope_of(const backward_row *row, int half, bool silu, int64_t p, int64_t j, vf x)
+{
+    vf d = vf_load_as(half, row->dy.p, row->dy.first + p * row->dy.ld + j);
+
+    if (silu) {
+        const float *a = row->ab + j;
+
+        d *= vf_silu_slope(vf_fma(x, vf_load(a), vf_load(a + dsb_pitch(row->norm->c))));
+    }
+    return d;
+}
+
+/* D and E / inverse. Where `keep`, dz is stored in dx, for pass 2 to find it. */
+DSB_INLINE void
+sum_gradients(const backward_row *row, int half, bool silu, bool keep, span *s)
+{
+    int pixels = row->norm->pixels, columns = (int)dsb_pitch(s->n);
+
+    memset(s->one, 0, sizeof s->one);
+    memset(s->other, 0, sizeof s->other);
+    for (int first = 0; first < pixels; first += BLOCK) {
+        int end = smaller(pixels, first + BLOCK);
+
+        for (int j = 0; j < columns; j += DSB_VL) {
+            vf d_sum = {0}, e_sum = {0}, mean = vf_load(s->mean + j);
+            int64_t at = s->first + j;
+
+            for (int p = first; p < end; p++) {
+                vf x = vf_load_as(half, row->x.p, row->x.first + p * row->x.ld + at);
+                vf d = slope_of(row, half, silu, p, at, x);
+
+                if (keep) {
+                    vf_store_as(half, (void *)row->dx.p, row->dx.first + p * row->dx.ld + at, d);
+                }
+                d_sum += d;
+                e_sum = vf_fma(d, x - mean, e_sum);
+            }
+            vf_store(s->one + j, vf_load(s->one + j) + d_sum);
+            vf_store(s->other + j, vf_load(s->other + j) + e_sum);
+        }
+    }
+}
+
+/* to[0 .. n-1] = v (+ itself). */
+DSB_INLINE void
+put_part(int beta, float *to, vf v, int64_t n)
+{
+    vf_store_part(to, beta ? vf_load_part(to, n) + v : v, n);
+}
+
+/* The gradients of the parameters; leaves weight (1 + scale) D and weight (1 + scale) E. */
+static void
+finish_channels(const backward_row *row, span *s)
+{
+    int c = row->norm->c;
+
+    for (int j = 0; j < s->n; j += DSB_VL) {
+        int64_t n = s->n - j, at = s->first + j;
+        vf d = vf_load(s->one + j), e = vf_load(s->other + j) * vf_load(s->inverse + j);
+        vf weight = vf_load_part(row->norm->weight + at, n), g = vf_splat(1.0f);
+
+        if (row->scale != NULL) {
+            g += vf_load_part(row->scale + at, n);
+        }
+        if (row->d_scale != NULL) {
+            vf bias = vf_load_part(row->norm->bias + at, n);
+
+            put_part(row->beta_scale, row->d_scale + at, weight * e + bias * d, n);
+            put_part(row->beta_scale, row->d_scale + c + at, d, n);
+        }
+        if (row->d_weight != NULL) {
+            put_part(row->beta_param, row->d_weight + at, g * e, n);
+        }
+        if (row->d_bias != NULL) {
+            put_part(row->beta_param, row->d_bias + at, g * d, n);
+        }
+        vf_store(s->one + j, weight * g * d);
+        vf_store(s->other + j, weight * g * e);
+    }
+}
+
+DSB_INLINE void
+write_dx(const backward_row *row, int half, bool silu, bool keep, const span *s)
+{
+    int columns = (int)dsb_pitch(s->n), pixels = row->norm->pixels;
+    void *dx = (void *)row->dx.p;
+
+    for (int p = 0; p < pixels; p++) {
+        for (int j = 0; j < columns; j += DSB_VL) {
+            int64_t at = s->first + j, to = row->dx.first + p * row->dx.ld + at;
+            vf x = vf_load_as(half, row->x.p, row->x.first + p * row->x.ld + at);
+            vf d = keep ? vf_load_as(half, dx, to) : slope_of(row, half, silu, p, at, x);
+            vf v = vf_fma(vf_load(s->other + j), x - vf_load(s->mean + j), vf_load(s->one + j));
+
+            v = vf_fma(d, vf_load(row->ab + at), v);
+            vf_store_as(half, dx, to, row->beta ? vf_load_as(half, dx, to) + v : v);
+        }
+    }
+}
+
+/* Numbers of channels skip .. skip + n - 1 from those of their groups, zeros in the padding. */
+static void
+spread_padded(int size, int skip, int n, const float *of_group, float *to)
+{
+    spread(size, skip, n, of_group, to);
+    for (int i = n; i < (int)dsb_pitch(n); i++) {
+        to[i] = 0.0f;
+    }
+}
+
+/* Groups first .. first + n - 1 of a row, in spans of channels. Both begin on a multiple of DSB_PANEL, so that
+ * no vector belongs to two of them. */
+DSB_INLINE void
+backward_groups(const backward_row *row, int half, bool silu, bool keep, int first, int n)
+{
+    int size = row->norm->c / row->norm->groups, begin = first * size, channels = n * size;
+    const float *mean = row->mean + first, *inverse = row->inverse + first;
+    float one[GROUPS] = {0}, other[GROUPS] = {0};
+    float part = 1.0f / ((float)size * (float)row->norm->pixels);
+    span s;
+
+    for (int skip = 0; skip < channels; skip += SPAN) {
+        s.first = begin + skip;
+        s.n = smaller(channels - skip, SPAN);
+        spread_padded(size, skip, s.n, mean, s.mean);
+        spread_padded(size, skip, s.n, inverse, s.inverse);
+        sum_gradients(row, half, silu, keep, &s);
+        finish_channels(row, &s);
+        gather(size, skip, s.n, s.one, one);
+        gather(size, skip, s.n, s.other, other);
+    }
+    for (int g = 0; g < n; g++) {
+        one[g] *= -inverse[g] * part;
+        other[g] *= -inverse[g] * inverse[g] * part;
+    }
+    for (int skip = 0; skip < channels; skip += SPAN) {
+        s.first = begin + skip;
+        s.n = smaller(channels - skip, SPAN);
+        spread_padded(size, skip, s.n, mean, s.mean);
+        spread_padded(size, skip, s.n, one, s.one);
+        spread_padded(size, skip, s.n, other, s.other);
+        write_dx(row, half, silu, keep, &s);
+    }
+}
+
+/* dx can hold dz between the passes where it is overwritten and nothing is lost by rounding. */
+static void
+backward_one(const backward_row *row, bool half)
+{
+    const dsb_group_norm *norm = row->norm;
+
+    for (int first = 0; first < norm->groups; first += GROUPS) {
+        int n = smaller(norm->groups - first, GROUPS);
+
+        if (half && norm->silu) {
+            backward_groups(row, 1, true, false, first, n);
+        } else if (half) {
+            backward_groups(row, 1, false, false, first, n);
+        } else if (!norm->silu) {
+            backward_groups(row, 0, false, false, first, n);
+        } else if (row->beta) {
+            backward_groups(row, 0, true, false, first, n);
+        } else {
+            backward_groups(row, 0, true, true, first, n);
+        }
+    }
+}
+
+static void
+group_norm_backward(dsb_stream *stream, const dsb_group_norm *norm, int rows, dsb_slot x,
+                    const float *stats, const float *ab, dsb_slot dy, int beta, dsb_slot dx,
+                    int beta_param, float *d_weight, float *d_bias, int beta_scale,
+                    dsb_slot d_scale_shift)
+{
+    (void)stream;
+    assert(x.dtype == dx.dtype && dy.dtype == dx.dtype);
+    for (int64_t r = 0; r < rows; r++) {
+        const float *mean = stats + r * 2 * norm->groups;
+        int64_t line = r * norm->pixels;
+        backward_row row = {
+            .norm = norm,
+            .x = {x.data, line * x.ld, x.ld},
+            .dy = {dy.data, line * dy.ld, dy.ld},
+            .dx = {dx.data, line * dx.ld, dx.ld},
+            .scale = scale_row(&norm->scale_shift, r),
+            .mean = mean,
+            .inverse = mean + norm->groups,
+            .ab = ab + r * 2 * dsb_pitch(norm->c),
+            .d_weight = d_weight,
+            .d_bias = d_bias,
+            .d_scale = (float *)scale_row(&d_scale_shift, r),
+            .beta = beta,
+            .beta_param = beta_param || r > 0,
+            .beta_scale = beta_scale,
+        };
+
+        backward_one(&row, x.dtype == DSB_BFLOAT16);
+    }
+}
 
 void
 DSB_KERNEL(dsb_cpu_norm)(dsb_backend *table)
 {
-    (void)table;
+    table->group_norm_statistics = group_norm_statistics;
+    table->affine = affine;
+    table->group_norm_backward = group_norm_backward;
 }

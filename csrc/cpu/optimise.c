@@ -1,7 +1,7 @@
 /* Loss, sum of the lanes' gradients, Adam. Sums that decide something run in float64, in an order
  * that is the same for every instruction set: number i adds to partial sum i mod 16. */
 #include "cpu/cpu.h"
-#include "cpu/vector.h"
+#include "cpu/lines.h"
 
 enum { PARTS = 16, GROUPS = PARTS / DSB_VL };
 
@@ -271,15 +271,16 @@ adam_step(dsb_stream *stream, int64_t n, const dsb_adam *adam, const dsb_step *s
 }
 
 /* x - x is zero for numbers, NaN for the rest. */
-static int64_t
-first_nonfinite(int64_t lines, int64_t n, dsb_slot x)
+DSB_INLINE int64_t
+first_nonfinite_as(int half, int64_t lines, int64_t n, dsb_slot x)
 {
     for (int64_t r = 0; r < lines; r++) {
-        const float *row = (const float *)x.data + r * x.ld;
+        int64_t row = r * x.ld;
         vf bad = {0};
 
         for (int64_t c = 0; c < n; c += DSB_VL) {
-            vf v = c + DSB_VL <= n ? vf_load(row + c) : vf_load_part(row + c, n - c);
+            vf v = c + DSB_VL <= n ? vf_load_as(half, x.data, row + c)
+                                   : vf_load_part_as(half, x.data, row + c, n - c);
 
             bad += v - v;
         }
@@ -287,12 +288,21 @@ first_nonfinite(int64_t lines, int64_t n, dsb_slot x)
             continue;
         }
         for (int64_t c = 0; c < n; c++) {
-            if (row[c] - row[c] != 0.0f) {
+            float v = load_one_as(half, x.data, row + c);
+
+            if (v - v != 0.0f) {
                 return r * n + c;
             }
         }
     }
     return -1;
+}
+
+static int64_t
+first_nonfinite(int64_t lines, int64_t n, dsb_slot x)
+{
+    return x.dtype == DSB_BFLOAT16 ? first_nonfinite_as(1, lines, n, x)
+                                   : first_nonfinite_as(0, lines, n, x);
 }
 
 void
