@@ -38,11 +38,13 @@ ISAS: dict[str, dict[str, list[str]]] = {
     },
     "aarch64": {"aarch64": []},
 }
-# Kernel families for some instruction sets only.
+# Kernel families for other instruction sets than these.
 AMX = ["-mamx-tile", "-mamx-bf16", "-mavx512bf16"]
 V4 = ISAS["x86_64"]["v4"]
+WITH_BF16 = {**ISAS, "x86_64": {**ISAS["x86_64"], "v4bf16": [*V4, "-mavx512bf16"]}}
 SPECIAL: dict[str, dict[str, dict[str, list[str]]]] = {
-    "conv_bf16.c": {"x86_64": {"v4bf16": [*V4, "-mavx512bf16"]}, "aarch64": {}},
+    "conv.c": WITH_BF16,
+    "conv_weight.c": WITH_BF16,
     # `twin`: the same file over tiles in plain C, for tests on machines without tiles
     "conv_tile.c": {
         "x86_64": {"amx": [*V4, *AMX], "twin": ["-march=x86-64-v2", "-DDSB_TILE_TWIN"]},

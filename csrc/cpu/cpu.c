@@ -84,7 +84,8 @@ static void
 fill_v4bf16(dsb_backend *table)
 {
     fill_v4(table);
-    dsb_cpu_conv_bf16_v4bf16(table);
+    dsb_cpu_conv_v4bf16(table);
+    dsb_cpu_conv_weight_v4bf16(table);
 }
 
 static bool

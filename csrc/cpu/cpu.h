@@ -40,7 +40,8 @@ int dsb_cpu_isas(const char *names[DSB_MAX_ISAS]);
 DSB_CPU_FAMILIES(v2)
 DSB_CPU_FAMILIES(v3)
 DSB_CPU_FAMILIES(v4)
-void dsb_cpu_conv_bf16_v4bf16(dsb_backend *table);
+void dsb_cpu_conv_v4bf16(dsb_backend *table);
+void dsb_cpu_conv_weight_v4bf16(dsb_backend *table);
 void dsb_cpu_conv_tile_amx(dsb_backend *table);
 #elif defined(__aarch64__)
 DSB_CPU_FAMILIES(aarch64)

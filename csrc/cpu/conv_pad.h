@@ -1,0 +1,237 @@
+/* Images laid out for the convolutions: pixels without gaps between them, zeros around.
+ *
+ * Purpose: one copy that also applies the affine and SiLU, repeats pixels (up-sampling) and converts.
+ * The copy consists of 32-bit words: a float32 (DSB_WORD_FLOAT), a pair of channels as bfloat16
+ * (DSB_WORD_CHANNELS, an odd last channel beside zero) or the same channel of two images as bfloat16
+ * (DSB_WORD_IMAGES). A pixel has dsb_words() of them. Whole vectors are stored in ascending order,
+ * each over what the one before has spilled; the last spills over at most DSB_PAD_SLACK words.
+ * Ownership and threads: pure functions. Included by csrc/cpu/conv*.c only.
+ */
+#ifndef DSB_CPU_CONV_PAD_H
+#define DSB_CPU_CONV_PAD_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "backend.h"
+#include "cpu/vector.h"
+
+enum { DSB_PAD_SLACK = 16 }; /* words behind a copy that may be written and read */
+
+typedef enum dsb_word { DSB_WORD_FLOAT, DSB_WORD_CHANNELS, DSB_WORD_IMAGES } dsb_word;
+
+/* The shape of a copy. */
+typedef struct dsb_frame {
+    int h, w, c; /* of the source */
+    int up;      /* 1 or 2 */
+    int border;  /* zeros on each side */
+} dsb_frame;
+
+DSB_INLINE int
+dsb_words(dsb_word word, int c)
+{
+    return word == DSB_WORD_CHANNELS ? (c + 1) / 2 : c;
+}
+
+/* Words in a row of a copy, and in an image. */
+DSB_INLINE int64_t
+dsb_frame_row(dsb_word word, const dsb_frame *frame)
+{
+    return (int64_t)(frame->w * frame->up + 2 * frame->border) * dsb_words(word, frame->c);
+}
+
+DSB_INLINE int64_t
+dsb_frame_image(dsb_word word, const dsb_frame *frame)
+{
+    return (frame->h * frame->up + 2 * frame->border) * dsb_frame_row(word, frame);
+}
+
+/* One image of a slot and the affine of its row. */
+typedef struct dsb_source {
+    const void *data; /* NULL: zeros */
+    int64_t ld;
+    int half;        /* bfloat16 */
+    const float *ab; /* a [pitch] and b [pitch], or NULL */
+    bool silu;
+} dsb_source;
+
+DSB_INLINE dsb_source
+dsb_source_of(dsb_slot x, const dsb_affine *affine, int64_t row, int64_t pixels, int c)
+{
+    bool has = affine != NULL && affine->ab != NULL;
+    int64_t bytes = dsb_dtype_bytes(x.dtype);
+    dsb_source source = {(const char *)x.data + row * pixels * x.ld * bytes, x.ld,
+                         x.dtype == DSB_BFLOAT16, NULL, has && affine->silu};
+
+    if (has) {
+        source.ab = affine->ab + row * 2 * dsb_pitch(c);
+    }
+    return source;
+}
+
+/* Channels i .. i + DSB_VL - 1 of a pixel at `at` numbers from the start; zero from channel c on. */
+DSB_INLINE vf
+pad_value(const dsb_source *source, int half, int kind, int c, int64_t at, int i)
+{
+    vf v = vf_load_as(half, source->data, at + i);
+
+    if (kind > 0) {
+        v = vf_fma(vf_load(source->ab + i), v, vf_load(source->ab + dsb_pitch(c) + i));
+    }
+    if (kind > 1) {
+        v = vf_silu(v);
+    }
+    return i + DSB_VL <= c ? v : vf_select(vi_first(c - i), v, (vf){0});
+}
+
+/* The bits of bfloat16, in the upper half: rounded to nearest, ties to even, NaN quiet. */
+DSB_INLINE vi
+pad_round(vf v)
+{
+    vi bits = (vi)v, rounded = bits + 0x7fff + ((bits >> 16) & 1);
+
+    return (vi)vf_select(v == v, (vf)rounded, (vf)(bits | 0x400000));
+}
+
+/* Words of two bfloat16, the first one in the lower half. */
+DSB_INLINE vf
+pad_pair(vf low, vf high)
+{
+    return (vf)((pad_round(low) >> 16 & 0xffff) | (pad_round(high) & ~0xffff));
+}
+
+/* One vector of words. */
+DSB_INLINE void
+pad_store(dsb_word word, float *to, int i, vf one, vf two)
+{
+    if (word == DSB_WORD_IMAGES) {
+        vf_store(to + i, pad_pair(one, two));
+    } else {
+        vf_store_as(word == DSB_WORD_CHANNELS, to, i, one);
+    }
+}
+
+/* A row of pixels; `kind` is 0 (x as it is), 1 (affine) or 2 (affine and SiLU). */
+DSB_INLINE void
+pad_row_as(dsb_word word, int half, int kind, const dsb_frame *frame, const dsb_source *source,
+           const dsb_source *other, int64_t line, float *to)
+{
+    int words = dsb_words(word, frame->c);
+    bool both = word == DSB_WORD_IMAGES && other->data != NULL;
+
+    for (int j = 0; j < frame->w; j++) {
+        int64_t at = (line + j) * source->ld;
+
+        for (int repeat = 0; repeat < frame->up; repeat++) {
+            for (int i = 0; i < frame->c && repeat == 0; i += DSB_VL) {
+                vf one = pad_value(source, half, kind, frame->c, at, i);
+                vf two = both ? pad_value(other, half, kind, frame->c, at, i) : (vf){0};
+
+                pad_store(word, to, i, one, two);
+            }
+            if (repeat > 0) {
+                memcpy(to, to - words, sizeof *to * (size_t)words);
+            }
+            to += words;
+        }
+    }
+}
+
+DSB_INLINE void
+pad_row(dsb_word word, const dsb_frame *frame, const dsb_source *source, const dsb_source *other,
+        int64_t line, float *to)
+{
+    int kind = source->ab == NULL ? 0 : source->silu ? 2 : 1;
+
+    if (source->half) {
+        if (kind == 0) {
+            pad_row_as(word, 1, 0, frame, source, other, line, to);
+        } else if (kind == 1) {
+            pad_row_as(word, 1, 1, frame, source, other, line, to);
+        } else {
+            pad_row_as(word, 1, 2, frame, source, other, line, to);
+        }
+    } else if (kind == 0) {
+        pad_row_as(word, 0, 0, frame, source, other, line, to);
+    } else if (kind == 1) {
+        pad_row_as(word, 0, 1, frame, source, other, line, to);
+    } else {
+        pad_row_as(word, 0, 2, frame, source, other, line, to);
+    }
+}
+
+DSB_INLINE void
+pad_zero(float *to, int64_t words)
+{
+    memset(to, 0, sizeof *to * (size_t)words);
+}
+
+/* One image into its frame, or two that share their words (`other`; its data NULL: zeros). */
+DSB_INLINE void
+dsb_pad_image(dsb_word word, const dsb_frame *frame, const dsb_source *source,
+              const dsb_source *other, float *to)
+{
+    int64_t row = dsb_frame_row(word, frame);
+    int64_t side = (int64_t)frame->border * dsb_words(word, frame->c);
+
+    pad_zero(to, frame->border * row);
+    to += frame->border * row;
+    for (int i = 0; i < frame->h; i++) {
+        pad_zero(to, side);
+        pad_row(word, frame, source, other, (int64_t)i * frame->w, to + side);
+        pad_zero(to + row - side, side);
+        to += row;
+        if (frame->up == 2) {
+            memcpy(to, to - row, sizeof *to * (size_t)row);
+            to += row;
+        }
+    }
+    pad_zero(to, frame->border * row);
+}
+
+/* ---- what the kernels of convolutions share ---- */
+
+/* A file's products are of float32, or where it is compiled with AVX512_BF16 of pairs of bfloat16. */
+#if defined(__AVX512BF16__)
+enum { CONV_PAIRS = 1 };
+#else
+enum { CONV_PAIRS = 0 };
+#endif
+
+/* acc + w x, or acc + w0 x0 + w1 x1. */
+DSB_INLINE vf
+conv_product(vf x, vf w, vf acc)
+{
+#if defined(__AVX512BF16__)
+    return (vf)_mm512_dpbf16_ps((__m512)acc, (__m512bh)x, (__m512bh)w);
+#else
+    return vf_fma(x, w, acc);
+#endif
+}
+
+/* A kernel that reads each pixel once, in the order in which they stand. */
+DSB_INLINE bool
+conv_flat(const dsb_conv *conv)
+{
+    return conv->kernel == 1 && conv->stride == 1 && conv->up == 1;
+}
+
+DSB_INLINE dsb_frame
+conv_frame_forward(const dsb_conv *conv)
+{
+    return (dsb_frame){conv->h, conv->w, conv->c_in, conv->up, conv->kernel / 2};
+}
+
+/* Of dy: beyond it the gradient is zero. */
+DSB_INLINE dsb_frame
+conv_frame_backward(const dsb_conv *conv)
+{
+    return (dsb_frame){dsb_conv_out(conv, conv->h), dsb_conv_out(conv, conv->w), conv->c_out, 1,
+                       conv->kernel / 2};
+}
+
+/* Words that the gradient of the weights needs (conv_weight.c). */
+size_t DSB_KERNEL(dsb_conv_weight_scratch)(const dsb_conv *conv, int rows);
+
+#endif
