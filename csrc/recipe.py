@@ -42,14 +42,16 @@ ISAS: dict[str, dict[str, list[str]]] = {
 AMX = ["-mamx-tile", "-mamx-bf16", "-mavx512bf16"]
 V4 = ISAS["x86_64"]["v4"]
 WITH_BF16 = {**ISAS, "x86_64": {**ISAS["x86_64"], "v4bf16": [*V4, "-mavx512bf16"]}}
+# `twin`: the same files over tiles in plain C, for tests on machines without tiles
+TILES = {
+    "x86_64": {"amx": [*V4, *AMX], "twin": ["-march=x86-64-v2", "-DDSB_TILE_TWIN"]},
+    "aarch64": {"twin": ["-DDSB_TILE_TWIN"]},
+}
 SPECIAL: dict[str, dict[str, dict[str, list[str]]]] = {
     "conv.c": WITH_BF16,
     "conv_weight.c": WITH_BF16,
-    # `twin`: the same file over tiles in plain C, for tests on machines without tiles
-    "conv_tile.c": {
-        "x86_64": {"amx": [*V4, *AMX], "twin": ["-march=x86-64-v2", "-DDSB_TILE_TWIN"]},
-        "aarch64": {"twin": ["-DDSB_TILE_TWIN"]},
-    },
+    "conv_tile.c": TILES,
+    "conv_tile_weight.c": TILES,
 }
 EXACT_KERNELS = {"noise.c"}  # the same bits on every machine, so nothing is contracted
 LIBRARIES = ["-lm", "-lpthread"]

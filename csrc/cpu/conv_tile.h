@@ -1,0 +1,337 @@
+/* What the tile convolutions share: the flat space of places, taps, and reading images into it.
+ *
+ * Purpose: all images of a call become one line of places: an image is a grid, each grid row ends with one
+ * empty place and each image with one empty row (3x3; none for 1x1), so that a tap is a constant distance
+ * whatever the border, and a tile is 16 consecutive places. Empty places hold zeros as operands; results
+ * there are dropped. Strides and scaling up are taken apart by parity: the side that has four pixels to a
+ * place of the grid lies in four planes.
+ *     forward, stride 2: x in planes, 9 taps.         Gradient: dx in planes of 1, 2, 2 and 4 taps.
+ *     forward, up 2:     y in planes, 9 taps each.    Gradient: dy in planes, 36 taps.
+ * Ownership: everything lies in the caller's scratch. Threads: one worker.
+ */
+#ifndef DSB_CPU_CONV_TILE_H
+#define DSB_CPU_CONV_TILE_H
+
+#include <stdbool.h>
+
+#include "cpu/cpu.h"
+#include "cpu/tile.h"
+
+enum { MAX_TAPS = 36, MAX_PARTS = 2 };
+
+/* The gradient of the weights and its scratch; conv_tile_weight.c. */
+size_t DSB_KERNEL(dsb_conv_tile_weight_bytes)(const dsb_conv *conv, int rows, int parts);
+void DSB_KERNEL(dsb_conv_tile_weight)(int parts, const dsb_conv *conv, int rows, dsb_slot x,
+                                      const dsb_affine *affine, dsb_slot dy, int beta, float *dw,
+                                      float *db, void *scratch);
+
+DSB_INLINE int64_t
+round_up(int64_t n, int64_t unit)
+{
+    return (n + unit - 1) / unit * unit;
+}
+
+/* ---- places ---- */
+
+typedef struct space {
+    int rows, h, w;    /* images, and the grid of one */
+    int height, pitch; /* the grid with its empty row and column */
+    int64_t places;    /* up to the last that counts */
+    int64_t halo;      /* how far a tap reaches */
+} space;
+
+DSB_INLINE space
+space_of(const dsb_conv *conv, int rows)
+{
+    int ho = dsb_conv_out(conv, conv->h), wo = dsb_conv_out(conv, conv->w);
+    int gap = conv->kernel / 2;
+    space s = {.rows = rows, .h = ho < conv->h ? ho : conv->h, .w = wo < conv->w ? wo : conv->w};
+
+    s.height = s.h + gap;
+    s.pitch = s.w + gap;
+    s.halo = gap * (s.pitch + 1);
+    s.places = (int64_t)rows * s.height * s.pitch - s.halo;
+    return s;
+}
+
+typedef struct place {
+    int row, y, x;
+} place;
+
+/* `at` may be negative, by no more than the halo. */
+DSB_INLINE place
+place_of(const space *s, int64_t at)
+{
+    int64_t image = (int64_t)s->height * s->pitch, inside = (at + image) % image;
+
+    return (place){(int)((at + image) / image) - 1, (int)(inside / s->pitch),
+                   (int)(inside % s->pitch)};
+}
+
+DSB_INLINE void
+place_next(const space *s, place *p)
+{
+    if (++p->x == s->pitch) {
+        p->x = 0;
+        if (++p->y == s->height) {
+            p->y = 0;
+            p->row++;
+        }
+    }
+}
+
+/* The line of the image behind a place in a plane, -1 where there is none. `step` places apart. */
+DSB_INLINE int64_t
+place_line(const space *s, const place *p, int step, int plane, int h, int w)
+{
+    int y = p->y * step + plane / 2, x = p->x * step + plane % 2;
+
+    if (p->row < 0 || p->row >= s->rows || p->y >= s->h || p->x >= s->w || y >= h || x >= w) {
+        return -1;
+    }
+    return ((int64_t)p->row * h + y) * w + x;
+}
+
+/* ---- taps ---- */
+
+typedef struct tap {
+    int weight, plane; /* of the kernel, and of what is read */
+    int64_t shift;     /* in places */
+} tap;
+
+/* The taps of one direction that reach plane `to` (0 or 1) of the result. Input pixel q and output pixel p
+ * meet in tap n + (kernel - 1) / 2 where p stride + n = q up + r, r < up; with a unit of the grid being
+ * `stride up` fine pixels, what is left of either side is its plane. */
+DSB_INLINE int
+line_taps(const dsb_conv *conv, bool transposed, int to, tap *taps)
+{
+    int n = 0, coarse = conv->stride * conv->up - 1;
+    int planes = transposed ? conv->up : conv->stride;
+
+    for (int r = 0; r < (transposed ? conv->up : 1); r++) {
+        for (int k = 0; k < conv->kernel; k++) {
+            int away = k - conv->kernel / 2, at = transposed ? to + r - away : to + away;
+
+            if (transposed && conv->stride == 2 && at % 2 != 0) {
+                continue;
+            }
+            taps[n++] = (tap){.weight = k, .plane = at & (planes - 1), .shift = at >> coarse};
+        }
+    }
+    return n;
+}
+
+/* All taps that reach plane `to` of the result; returns how many, at most MAX_TAPS. */
+static inline __attribute__((unused)) int
+list_taps(const space *s, const dsb_conv *conv, bool transposed, int to, tap taps[MAX_TAPS])
+{
+    tap down[6], across[6];
+    int n = 0, n_down = line_taps(conv, transposed, to / 2, down);
+    int n_across = line_taps(conv, transposed, to % 2, across);
+
+    for (int i = 0; i < n_down * n_across; i++) {
+        tap v = down[i / n_across], u = across[i % n_across];
+
+        taps[n++] = (tap){.weight = v.weight * conv->kernel + u.weight,
+                          .plane = v.plane * 2 + u.plane,
+                          .shift = v.shift * s->pitch + u.shift};
+    }
+    return n;
+}
+
+/* ---- reading images ---- */
+
+DSB_INLINE void
+half_store(uint16_t *to, vf v)
+{
+#if defined(__AVX512BF16__)
+    __m256bh halves = _mm512_cvtneps_pbh((__m512)v);
+
+    memcpy(to, &halves, sizeof halves);
+#else
+    vf_store_bf16(to, v);
+#endif
+}
+
+/* 16 numbers as bfloat16 and, with two parts, what that leaves, also as bfloat16. */
+DSB_INLINE void
+half_parts(int parts, vf v, uint16_t *to, int64_t part)
+{
+    half_store(to, v);
+    if (parts == 2) {
+        half_store(to + part, v - vf_load_bf16(to));
+    }
+}
+
+/* Row p of a tile of pairs: 16 pairs (a[i], b[i]). */
+DSB_INLINE void
+pair_row(const uint16_t *a, const uint16_t *b, void *to)
+{
+    for (int c = 0; c < TILE_COLUMNS; c += DSB_VL) {
+        vi low = (vi)vf_load_bf16(a + c) >> 16 & 0xffff;
+
+        vf_store((float *)to + c, (vf)(low | (vi)vf_load_bf16(b + c)));
+    }
+}
+
+enum { AS_IT_IS, AFFINE, AFFINE_SILU };
+
+/* Reads an image into lines of bfloat16: one for each place from `at` on, the channels rounded up to 32 with
+ * zeros; [plane][part][line][channel]. */
+typedef struct reader {
+    const space *space;
+    dsb_slot image;
+    const float *ab;
+    int mode, parts;
+    int h, w, c, step, planes; /* planes: 1, or 4 */
+    int wide;                  /* channels of a line */
+    int64_t part;              /* numbers from part to part */
+    uint16_t *to;              /* line of the place `at` */
+    int64_t left;              /* places */
+    place at;
+    int plane, group;
+} reader;
+
+DSB_INLINE void
+read_group(int half, int mode, int parts, const void *x, int64_t i, const float *a, const float *b,
+           int n, uint16_t *to, int64_t part)
+{
+    for (int c = 0; c < TILE_HALVES; c += DSB_VL) {
+        vf v = {0};
+
+        if (c < n) {
+            v = vf_load_as(half, x, i + c);
+            v = mode == AS_IT_IS ? v : vf_fma(vf_load(a + c), v, vf_load(b + c));
+            v = mode == AFFINE_SILU ? vf_silu(v) : v;
+            v = n - c < DSB_VL ? vf_select(vi_first(n - c), v, (vf){0}) : v;
+        }
+        half_parts(parts, v, to + c, part);
+    }
+}
+
+DSB_INLINE void
+read_group_as(const reader *r, int half, int mode, int64_t line, int c, uint16_t *to)
+{
+    const float *a = r->ab, *b = NULL;
+    int64_t i = line * r->image.ld + c;
+
+    if (mode != AS_IT_IS) {
+        a += (int64_t)r->at.row * 2 * dsb_pitch(r->c) + c;
+        b = a + dsb_pitch(r->c);
+    }
+    if (r->parts == 2) {
+        read_group(half, mode, 2, r->image.data, i, a, b, r->c - c, to, r->part);
+    } else {
+        read_group(half, mode, 1, r->image.data, i, a, b, r->c - c, to, 0);
+    }
+}
+
+/* 32 channels of one place in one plane. */
+static __attribute__((noinline, unused)) void
+read_piece(reader *r)
+{
+    int64_t line = place_line(r->space, &r->at, r->step, r->plane, r->h, r->w);
+    int c = r->group * TILE_HALVES;
+    uint16_t *to = r->to + r->plane * r->parts * r->part + c;
+
+    if (line < 0) {
+        for (int p = 0; p < r->parts; p++) {
+            memset(to + p * r->part, 0, TILE_BYTES);
+        }
+        return;
+    }
+    switch (r->mode * 2 + (r->image.dtype == DSB_BFLOAT16)) {
+    case 2 * AS_IT_IS:
+        read_group_as(r, 0, AS_IT_IS, line, c, to);
+        break;
+    case 2 * AS_IT_IS + 1:
+        read_group_as(r, 1, AS_IT_IS, line, c, to);
+        break;
+    case 2 * AFFINE:
+        read_group_as(r, 0, AFFINE, line, c, to);
+        break;
+    case 2 * AFFINE + 1:
+        read_group_as(r, 1, AFFINE, line, c, to);
+        break;
+    case 2 * AFFINE_SILU:
+        read_group_as(r, 0, AFFINE_SILU, line, c, to);
+        break;
+    default:
+        read_group_as(r, 1, AFFINE_SILU, line, c, to);
+    }
+}
+
+/* Reads up to n pieces; false when all has been read. */
+DSB_INLINE bool
+read_some(reader *r, int64_t n)
+{
+    for (; n > 0 && r->left > 0; n--) {
+        read_piece(r);
+        if (++r->group * TILE_HALVES == r->wide) {
+            r->group = 0;
+            if (++r->plane == r->planes) {
+                r->plane = 0;
+                r->to += r->wide;
+                r->left--;
+                place_next(r->space, &r->at);
+            }
+        }
+    }
+    return r->left > 0;
+}
+
+/* Places from `first` on into a buffer of `lines` lines. */
+DSB_INLINE void
+reader_start(reader *r, int64_t first, int64_t places, uint16_t *to, int64_t lines)
+{
+    r->at = place_of(r->space, first);
+    r->plane = r->group = 0;
+    r->left = places;
+    r->to = to;
+    r->part = lines * r->wide;
+}
+
+DSB_INLINE int64_t
+reader_pieces(const reader *r, int64_t places)
+{
+    return places * r->planes * (r->wide / TILE_HALVES);
+}
+
+/* Numbers in a buffer of `lines` lines. */
+DSB_INLINE int64_t
+reader_numbers(const reader *r, int64_t lines)
+{
+    return lines * r->planes * r->parts * r->wide;
+}
+
+DSB_INLINE reader
+reader_of_input(const dsb_conv *conv, int parts, dsb_slot x, const dsb_affine *affine)
+{
+    reader r = {.image = x, .parts = parts, .h = conv->h, .w = conv->w};
+
+    r.c = conv->c_in;
+    r.wide = (int)round_up(r.c, TILE_HALVES);
+    r.step = conv->stride;
+    r.planes = conv->stride == 2 && conv->kernel == 3 ? 4 : 1;
+    if (affine != NULL && affine->ab != NULL) {
+        r.ab = affine->ab;
+        r.mode = affine->silu ? AFFINE_SILU : AFFINE;
+    }
+    return r;
+}
+
+DSB_INLINE reader
+reader_of_output(const dsb_conv *conv, int parts, dsb_slot dy)
+{
+    reader r = {.image = dy, .parts = parts};
+
+    r.h = dsb_conv_out(conv, conv->h);
+    r.w = dsb_conv_out(conv, conv->w);
+    r.c = conv->c_out;
+    r.wide = (int)round_up(r.c, TILE_HALVES);
+    r.step = conv->up;
+    r.planes = conv->up == 2 ? 4 : 1;
+    return r;
+}
+
+#endif
