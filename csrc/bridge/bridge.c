@@ -7,7 +7,7 @@
 #include "bridge/trainer.h"
 
 #define MICROBATCH 64 /* rows whose activations stay in the second-level cache for the usual MLPs */
-#define IMAGE_NUMBERS (1 << 19) /* numbers in the largest image times rows, at most */
+#define IMAGE_NUMBERS (1 << 20) /* numbers in the largest image times rows, at most */
 #define MAX_LANES 8
 
 /* Numbers in the largest image of a row; 0 for a net of vectors. */
