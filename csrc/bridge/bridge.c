@@ -1,6 +1,7 @@
 /* Making and unmaking a bridge, its memory and its position. The loop is in trainer.c. */
 #include <assert.h>
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/memory.h"
@@ -168,37 +169,84 @@ memory_of(const dsb_bridge_config *c, const dsb_backend *be, const dsb_plan *tra
     return m;
 }
 
+/* Whether a bridge of another configuration would fit; its plan for training is made for the purpose. */
+static dsb_status
+fits(const dsb_bridge *bridge, const dsb_bridge_config *c, size_t available, bool *answer)
+{
+    dsb_plan_request request = {DSB_TRAIN, c->microbatch, false, c->precision};
+    dsb_plan *train;
+
+    DSB_TRY(dsb_plan_create(c->net, bridge->be, &request, &train));
+    *answer = memory_of(c, bridge->be, train, bridge->infer_plan).total <= available;
+    dsb_plan_destroy(train);
+    return DSB_OK;
+}
+
+/* Makes the windows of the cache smaller, then microbatches, then the batch with its lanes, until it fits or
+ * cannot. */
+static dsb_status
+shrink(const dsb_bridge *bridge, size_t available, dsb_bridge_config *c, bool *answer)
+{
+    int least = c->antithetic ? 2 : 1;
+
+    DSB_TRY(fits(bridge, c, available, answer));
+    while (!*answer && c->batch > least) {
+        if (c->refresh > 1) {
+            c->refresh /= 2;
+        } else if (c->microbatch > least) {
+            c->microbatch /= 2 * least;
+            c->microbatch *= least;
+        } else {
+            c->batch /= 2 * least;
+            c->batch *= least;
+            c->lanes = dsb_default_lanes(c->batch, c->microbatch);
+        }
+        DSB_TRY(fits(bridge, c, available, answer));
+    }
+    return DSB_OK;
+}
+
+/* Appends ", name=value" where the value is another than the one asked for. */
+static void
+advise(char *text, size_t size, const char *name, int asked, int value)
+{
+    size_t n = strlen(text);
+
+    if (value != asked) {
+        snprintf(text + n, size - n, "%s%s=%d", n > 0 ? ", " : "", name, value);
+    }
+}
+
 /* Foresees running out of memory: says what is needed, what there is, and what would fit. */
 static dsb_status
 check_memory(const dsb_bridge *bridge)
 {
-    dsb_bridge_config c = bridge->config;
-    const dsb_backend *be = bridge->be;
-    const dsb_plan *train = bridge->train_plan, *infer = bridge->infer_plan;
+    const dsb_bridge_config *asked = &bridge->config;
+    dsb_bridge_config c = *asked;
     size_t available = dsb_memory_available();
-    dsb_memory m = memory_of(&c, be, train, infer);
+    dsb_memory m = memory_of(asked, bridge->be, bridge->train_plan, bridge->infer_plan);
     double mib = 1.0 / (1 << 20);
+    char advice[128] = "";
+    bool answer;
 
     if (m.total <= available) {
         return DSB_OK;
     }
-    while (c.refresh > 1 && memory_of(&c, be, train, infer).total > available) {
-        c.refresh /= 2;
-    }
-    if (memory_of(&c, be, train, infer).total <= available) {
-        return DSB_FAIL(
-            DSB_ERR_MEMORY,
-            "out of memory: %.0f MiB are needed (%.0f of them for the cache) and %.0f MiB are "
-            "available; refresh=%d would fit",
-            (double)m.total * mib, (double)m.cache * mib, (double)available * mib, c.refresh);
+    DSB_TRY(shrink(bridge, available, &c, &answer));
+    if (answer) {
+        advise(advice, sizeof advice, "batch", asked->batch, c.batch);
+        advise(advice, sizeof advice, "microbatch", asked->microbatch, c.microbatch);
+        advise(advice, sizeof advice, "lanes", asked->lanes, c.lanes);
+        advise(advice, sizeof advice, "refresh", asked->refresh, c.refresh);
     }
     return DSB_FAIL(
         DSB_ERR_MEMORY,
-        "out of memory: %.0f MiB are needed (nets %.0f, gradients %.0f, activations %.0f, "
-        "cache %.0f) and %.0f MiB are available; a smaller net, batch or microbatch, or fewer "
-        "lanes or threads, would need less",
+        "out of memory: %.0f MiB are needed (nets %.0f, gradients %.0f, packed weights %.0f, "
+        "activations %.0f, cache %.0f) and %.0f MiB are available; %s would %s",
         (double)m.total * mib, (double)m.planes * mib, (double)m.gradients * mib,
-        (double)m.activations * mib, (double)m.cache * mib, (double)available * mib);
+        (double)m.weights * mib, (double)m.activations * mib, (double)m.cache * mib,
+        (double)available * mib, answer ? advice : "a smaller net, or fewer threads,",
+        answer ? "fit" : "need less");
 }
 
 dsb_memory
