@@ -10,6 +10,14 @@ A small net with one residual block:
     g.linear(h, 2)                      # the last op makes the output, as wide as x
     dsb.Bridge(data, net=g)
 
+and one for grey images of 28 x 28 pixels:
+
+    x, t = g.input("x", 28 * 28), g.input("t")
+    h = g.conv(g.image(x, (28, 28)), 32)
+    h = g.add(h, g.linear(g.embed(t, 32), 32))      # one vector for all pixels
+    h = g.conv(g.group_norm(h, silu=True), 1)
+    g.flatten(h)
+
 A graph is a straight list: each op reads inputs and results of earlier ops, by name.
 """
 
@@ -17,19 +25,21 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Protocol, runtime_checkable
 
-from ._check import choice, flag, integer, nearest, real, shown
+import numpy as np
 
-Op = dict[str, Any]
+from ._check import F32, choice, nearest, shown
+from ._ops import KINDS, MAX_WIDTH, Op, Parameter, Value, described, times
 
-MAX_WIDTH = 65536
+__all__ = ["MAX_WIDTH", "Graph", "Op", "Parameter", "Specification", "Value"]
+
 MAX_OPS = 4096
 MAX_NAME = 87
 PANEL = 16  # parameters start on 64-byte lines of a plane
 INPUTS = ("x", "t", "cond", "label")
-STYLES = ("sin_cos", "cos_sin")
+READERS = {"t": "embed", "label": "lookup"}  # of an input that nothing else reads
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*", re.ASCII)
 
 
@@ -42,35 +52,13 @@ class Specification(Protocol):
         ...
 
 
-class Value(NamedTuple):
-    """What an op makes, or an input: rows of `width` numbers, known by `name`."""
-
-    name: str
-    width: int
-
-
-class _Kind(NamedTuple):
-    least: int  # inputs
-    most: int
-    fields: frozenset[str]  # besides op, name and inputs
-
-
-_KINDS = {
-    "input": _Kind(0, 0, frozenset({"width"})),
-    "embed": _Kind(1, 1, frozenset({"width", "style"})),
-    "linear": _Kind(1, 1, frozenset({"width", "zero"})),
-    "leaky_relu": _Kind(1, 1, frozenset({"slope"})),
-    "silu": _Kind(1, 1, frozenset()),
-    "add": _Kind(2, 2, frozenset()),
-    "concat": _Kind(2, 4, frozenset()),
-}
-
-
 class Graph:
     r"""A net (x, t) -> y built op by op; y has the width of x.
 
-    Linear layers are y = x W^T + b with W (width, width of x) and start as PyTorch's, uniform on
-    +-1/sqrt(width of x), or at zero. Parameters are called `<name of the op>.weight` and `.bias`.
+    Values are vectors, or images of some channels; `image` and `flatten` lead from one to the other, and
+    both ends of a net are vectors. Linear layers are y = x W^T + b with W (width, width of x) and start as
+    PyTorch's, uniform on +-1/sqrt(width of x), or at zero; convolutions likewise. Parameters are called
+    `<name of the op>.weight` and `.bias` and have PyTorch's shapes.
 
     Parameters
     ----------
@@ -90,14 +78,14 @@ class Graph:
     def __init__(self, ops: Iterable[Mapping[str, Any]] = ()) -> None:
         self._ops: list[Op] = []
         self._values: dict[str, Value] = {}
-        self._parameters: dict[str, tuple[int, ...]] = {}
+        self._parameters: dict[str, Parameter] = {}
         for op in ops:
             self._append(op)
 
     # ---- ops ----
 
     def input(self, name: str, width: int = 1) -> Value:
-        """Declares the input "x" (width d), "t" (one number a row), "cond" or "label"."""
+        """Declares the input "x" (width d), "t" (one number a row), "cond", or "label" (one a row)."""
         return self._append({"op": "input", "name": name, "width": width})
 
     def embed(self, t: Value, width: int, style: str = "sin_cos", name: str | None = None) -> Value:
@@ -121,19 +109,83 @@ class Graph:
         return self._apply("silu", [x], name)
 
     def add(self, a: Value, b: Value, name: str | None = None) -> Value:
-        """y = a + b."""
+        """y = a + b; a vector b is added to every pixel of an image a."""
         return self._apply("add", [a, b], name)
 
     def concat(self, *values: Value, name: str | None = None) -> Value:
-        """y = [a, b, ..], two to four values side by side."""
+        """y = [a, b, ..], two to four vectors side by side, or images of one size by channels."""
         return self._apply("concat", list(values), name)
+
+    def lookup(self, label: Value, classes: int, width: int, name: str | None = None) -> Value:
+        """y = W[label], W (classes, width), for labels 0 .. classes - 1; starts as N(0, 1)."""
+        return self._apply("lookup", [label], name, classes=classes, width=width)
+
+    def image(self, x: Value, size: tuple[int, int], name: str | None = None) -> Value:
+        """The image of height and width `size` that a vector holds channel by channel."""
+        return self._apply("image", [x], name, size=size)
+
+    def flatten(self, x: Value, name: str | None = None) -> Value:
+        """The vector that holds an image channel by channel."""
+        return self._apply("flatten", [x], name)
+
+    def conv(
+        self,
+        x: Value,
+        width: int,
+        kernel: int = 3,
+        stride: int = 1,
+        up: bool = False,
+        zero: bool = False,
+        axes: int = 4,
+        name: str | None = None,
+    ) -> Value:
+        """y = W * x + b, W (width, channels of x, kernel, kernel), with zeros around the image.
+
+        kernel is 1 or 3, stride 1 or 2: height and width n become (n - 1) // stride + 1. up=True
+        doubles the image first, each pixel becoming 2 x 2. axes=3: W is (width, channels of x, 1), as
+        PyTorch's Conv1d has it.
+        """
+        fields = {"kernel": kernel, "stride": stride, "up": up, "zero": zero, "axes": axes}
+        return self._apply("conv", [x], name, width=width, **fields)
+
+    def group_norm(
+        self,
+        x: Value,
+        scale_shift: Value | None = None,
+        groups: int = 32,
+        silu: bool = False,
+        name: str | None = None,
+    ) -> Value:
+        """y = w (x - mean) / sqrt(variance + 1e-5) + b over the pixels of each group of channels.
+
+        With a vector [scale, shift], twice as wide as the channels, y (1 + scale) + shift in its place;
+        silu=True applies SiLU to the result. w starts at 1 and b at 0.
+        """
+        inputs = [x] if scale_shift is None else [x, scale_shift]
+        return self._apply("group_norm", inputs, name, groups=groups, silu=silu)
+
+    def attention(self, x: Value, heads: int = 1, name: str | None = None) -> Value:
+        """y = softmax(q k^T / sqrt(d)) v over the pixels, in each head; x = [heads][q, k, v][d]."""
+        return self._apply("attention", [x], name, heads=heads)
+
+    def upsample(self, x: Value, name: str | None = None) -> Value:
+        """Each pixel becomes 2 x 2."""
+        return self._apply("upsample", [x], name)
+
+    def pool(self, x: Value, name: str | None = None) -> Value:
+        """Means over 2 x 2 pixels; height and width are even."""
+        return self._apply("pool", [x], name)
+
+    def dropout(self, x: Value, rate: float, name: str | None = None) -> Value:
+        """y = x / (1 - rate) or, with probability `rate`, 0; y = x outside of training. Images only."""
+        return self._apply("dropout", [x], name, rate=rate)
 
     # ---- what was built ----
 
     @property
     def ops(self) -> list[Op]:
         """The ops, copied: the form that the C core takes."""
-        return [{k: list(v) if k == "inputs" else v for k, v in op.items()} for op in self._ops]
+        return [{k: [*v] if isinstance(v, list) else v for k, v in op.items()} for op in self._ops]
 
     @property
     def dim(self) -> int:
@@ -144,33 +196,60 @@ class Graph:
 
     @property
     def parameters(self) -> dict[str, tuple[int, ...]]:
-        """Shape of every parameter by name, in the order of a plane."""
-        return dict(self._parameters)
+        """Shape of every parameter by name, as PyTorch has it, in the order of a plane."""
+        return {name: parameter.shape for name, parameter in self._parameters.items()}
 
     @property
     def n_parameters(self) -> int:
         """Number of trained numbers."""
-        return sum(math.prod(shape) for shape in self._parameters.values())
+        return sum(math.prod(p.shape) for p in self._parameters.values())
 
     @property
     def plane(self) -> int:
         """Floats in a plane of the core: each parameter begins on a 64-byte line."""
-        sizes = (math.prod(shape) for shape in self._parameters.values())
+        sizes = (math.prod(p.shape) for p in self._parameters.values())
         return sum(-(-size // PANEL) * PANEL for size in sizes)
 
-    def spans(self) -> Iterator[tuple[str, tuple[int, ...], slice]]:
-        """Name, shape and place in a plane of every parameter."""
+    @property
+    def convolves(self) -> bool:
+        """Whether there is a convolution in it."""
+        return any(op["op"] == "conv" for op in self._ops)
+
+    def spans(self) -> Iterator[tuple[Parameter, slice]]:
+        """Every parameter and its place in a plane."""
         offset = 0
-        for name, shape in self._parameters.items():
-            size = math.prod(shape)
-            yield name, shape, slice(offset, offset + size)
+        for parameter in self._parameters.values():
+            size = math.prod(parameter.shape)
+            yield parameter, slice(offset, offset + size)
             offset += -(-size // PANEL) * PANEL
+
+    def unpack(self, plane: F32) -> dict[str, F32]:
+        """Copies of the parameters in a plane of the core, by name, in PyTorch's shapes."""
+        found = {}
+        for parameter, span in self.spans():
+            stored = plane[span].reshape(parameter.stored)
+            value = np.moveaxis(stored, -1, 1) if parameter.last else stored
+            found[parameter.name] = np.array(value, order="C")
+        return found
+
+    def pack(self, values: Mapping[str, F32], onto: F32 | None = None) -> F32:
+        """A plane of the core with `values`, in PyTorch's shapes; others are as in `onto`, or 0."""
+        plane = np.zeros(self.plane, np.float32) if onto is None else onto.copy()
+        for parameter, span in self.spans():
+            if parameter.name in values:
+                value = np.asarray(values[parameter.name]).reshape(parameter.shape)
+                plane[span] = (np.moveaxis(value, 1, -1) if parameter.last else value).reshape(-1)
+        return plane
 
     def check(self, dim: int | None = None) -> Graph:
         """This graph, if it is a net from R^dim to R^dim; ValueError otherwise."""
         if not self._ops or self._ops[-1]["op"] == "input":
             raise ValueError("net: expected an op that makes the output at the end of the list")
         last = self._values[self._ops[-1]["name"]]
+        if last.size is not None:
+            raise ValueError(
+                f"net: expected a vector at the end, got {described(last)}: flatten it"
+            )
         if last.width != self.dim:
             raise ValueError(
                 f"net: expected an output as wide as x, {self.dim}, got {last.width} from {last.name!r}"
@@ -208,11 +287,18 @@ class Graph:
         lines = [f"Graph of {len(self._ops)} ops, {self.n_parameters:,} parameters"]
         for op in self._ops:
             name = op["name"]
-            told = [f"{k}={v}" for k, v in op.items() if k in ("style", "slope", "zero") and v]
+            told = [
+                k if v is True else f"{k}={v}"
+                for k, v in op.items()
+                if k not in ("op", "name", "inputs", "width", "size") and v and (k, v) not in _PLAIN
+            ]
             inputs = ", ".join(op.get("inputs", []))
-            width = self._values[name].width
+            value = self._values[name]
+            made = (
+                str(value.width) if value.size is None else f"{value.width} @ {times(value.size)}"
+            )
             lines.append(
-                f"  {name:<24} {op['op']:<10} {width:>5}  {inputs} {' '.join(told)}".rstrip()
+                f"  {name:<24} {op['op']:<10} {made:>5}  {inputs} {' '.join(told)}".rstrip()
             )
         return "\n".join(lines)
 
@@ -234,24 +320,21 @@ class Graph:
         if not isinstance(given, Mapping) or not all(isinstance(key, str) for key in given):
             raise TypeError(f"net: expected ops that are dicts, got {shown(given)}")
         op = dict(given)
-        kind = choice("op", op.get("op"), _KINDS)
+        kind = choice("op", op.get("op"), KINDS)
         where = f"{kind} {op.get('name')!r:.60}"
         if len(self._ops) >= MAX_OPS:
             raise ValueError(f"net: expected at most {MAX_OPS} ops, got more")
-        known = _KINDS[kind].fields | {"op", "name"} | ({"inputs"} if kind != "input" else set())
+        known = KINDS[kind].fields | {"op", "name"} | ({"inputs"} if kind != "input" else set())
         for key in op:
             if key not in known:
                 raise ValueError(f"{where}: unknown field {shown(key)}{nearest(key, known)}")
         self._check_name(kind, where, op.get("name"))
-        width = _BUILD[kind](where, op, self._inputs(kind, where, op))
-        if not 1 <= width <= MAX_WIDTH:
-            raise ValueError(f"{where}: expected a width of at most {MAX_WIDTH}, got {width}")
-        if kind == "linear":
-            n_in = self._values[op["inputs"][0]].width
-            self._parameters[f"{op['name']}.weight"] = (width, n_in)
-            self._parameters[f"{op['name']}.bias"] = (width,)
+        made = KINDS[kind].make(where, op, self._inputs(kind, where, op))
+        if not 1 <= made.width <= MAX_WIDTH:
+            raise ValueError(f"{where}: expected a width of at most {MAX_WIDTH}, got {made.width}")
         self._ops.append(op)
-        self._values[op["name"]] = Value(op["name"], width)
+        self._parameters |= {parameter.name: parameter for parameter in made.parameters}
+        self._values[op["name"]] = Value(op["name"], made.width, made.size)
         return self._values[op["name"]]
 
     def _check_name(self, kind: str, where: str, name: object) -> None:
@@ -266,7 +349,7 @@ class Graph:
 
     def _inputs(self, kind: str, where: str, op: Op) -> list[Value]:
         names = op.get("inputs", [])
-        least, most = _KINDS[kind].least, _KINDS[kind].most
+        least, most = KINDS[kind].least, KINDS[kind].most
         if not isinstance(names, (list, tuple)) or not least <= len(names) <= most:
             count = str(least) if least == most else f"{least} to {most}"
             raise ValueError(f"{where}: expected {count} inputs, got {shown(names)}")
@@ -274,68 +357,25 @@ class Graph:
             if not isinstance(name, str) or name not in self._values:
                 hint = nearest(name, self._values) if isinstance(name, str) else ""
                 raise ValueError(f"{where}: its input {shown(name)} names no earlier value{hint}")
-            if (name == "t") != (kind == "embed"):
-                what = (
-                    "the time is read through embed only" if name == "t" else "embed reads t only"
-                )
-                raise ValueError(f"{where}: {what}, got input {shown(name)}")
+            for port, reader in READERS.items():
+                if (name == port) != (kind == reader):
+                    what = "the time" if port == "t" else "the label"
+                    told = (
+                        f"{what} is read through {reader} only"
+                        if name == port
+                        else f"{reader} reads {port} only"
+                    )
+                    raise ValueError(f"{where}: {told}, got input {shown(name)}")
         if kind != "input":
             op["inputs"] = list(names)
         return [self._values[name] for name in names]
 
 
-# What each kind demands of its fields; fills in defaults and returns the width of the result.
-
-
-def _input(where: str, op: Op, inputs: list[Value]) -> int:
-    op["width"] = integer(f"{where}: width", op.get("width", 1), 1, MAX_WIDTH)
-    if op["name"] == "t" and op["width"] != 1:
-        raise ValueError(f"{where}: expected width 1, one number a row, got {op['width']}")
-    return int(op["width"])
-
-
-def _embed(where: str, op: Op, inputs: list[Value]) -> int:
-    op["width"] = integer(f"{where}: width", op.get("width"), 4, MAX_WIDTH)
-    op["style"] = choice(f"{where}: style", op.get("style", STYLES[0]), STYLES)
-    if op["width"] % 2:
-        raise ValueError(f"{where}: expected an even width, got {op['width']}")
-    return int(op["width"])
-
-
-def _linear(where: str, op: Op, inputs: list[Value]) -> int:
-    op["width"] = integer(f"{where}: width", op.get("width"), 1, MAX_WIDTH)
-    op["zero"] = flag(f"{where}: zero", op.get("zero", False))
-    return int(op["width"])
-
-
-def _leaky_relu(where: str, op: Op, inputs: list[Value]) -> int:
-    op["slope"] = real(f"{where}: slope", op.get("slope", 0.01), above=0)
-    if op["slope"] > 1:
-        raise ValueError(f"{where}: expected a slope of at most 1, got {op['slope']}")
-    return inputs[0].width
-
-
-def _silu(where: str, op: Op, inputs: list[Value]) -> int:
-    return inputs[0].width
-
-
-def _add(where: str, op: Op, inputs: list[Value]) -> int:
-    a, b = inputs
-    if a.width != b.width:
-        raise ValueError(f"{where}: expected equal widths, got {a.width} and {b.width}")
-    return a.width
-
-
-def _concat(where: str, op: Op, inputs: list[Value]) -> int:
-    return sum(value.width for value in inputs)
-
-
-_BUILD: dict[str, Callable[[str, Op, list[Value]], int]] = {
-    "input": _input,
-    "embed": _embed,
-    "linear": _linear,
-    "leaky_relu": _leaky_relu,
-    "silu": _silu,
-    "add": _add,
-    "concat": _concat,
-}
+_PLAIN = (
+    ("kernel", 3),
+    ("stride", 1),
+    ("axes", 4),
+    ("groups", 32),
+    ("heads", 1),
+    ("style", "sin_cos"),
+)
