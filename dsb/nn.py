@@ -285,6 +285,7 @@ class Graph:
 
     def __repr__(self) -> str:
         lines = [f"Graph of {len(self._ops)} ops, {self.n_parameters:,} parameters"]
+        longest = max((len(op["name"]) for op in self._ops), default=0)
         for op in self._ops:
             name = op["name"]
             told = [
@@ -298,7 +299,7 @@ class Graph:
                 str(value.width) if value.size is None else f"{value.width} @ {times(value.size)}"
             )
             lines.append(
-                f"  {name:<24} {op['op']:<10} {made:>5}  {inputs} {' '.join(told)}".rstrip()
+                f"  {name:<{longest}}  {op['op']:<10} {made:>5}  {inputs} {' '.join(told)}".rstrip()
             )
         return "\n".join(lines)
 

@@ -126,87 +126,294 @@ def sigmoid(x: Array) -> Array:
     return 0.5 * (1.0 + np.tanh(0.5 * x))
 
 
+# Functions of images [rows, channels, h, w]; each backward takes the gradient g of its result.
+
+
+def patches(x: Array, kernel: int, stride: int, up: int) -> Array:
+    """What a convolution reads for each of its pixels: [rows, channels, ho, wo, kernel, kernel]."""
+    x = x.repeat(up, 2).repeat(up, 3)
+    edge = (kernel - 1) // 2
+    x = np.pad(x, ((0, 0), (0, 0), (edge, edge), (edge, edge)))
+    window = np.lib.stride_tricks.sliding_window_view(x, (kernel, kernel), (2, 3))
+    return window[:, :, ::stride, ::stride]
+
+
+def conv(x: Array, w: Array, b: Array, stride: int, up: int) -> Array:
+    """w is [out, kernel, kernel, in]."""
+    seen = patches(x, w.shape[1], stride, up)
+    y = np.tensordot(seen, w, ((1, 4, 5), (3, 1, 2))) + b
+    return np.moveaxis(y, 3, 1)
+
+
+def conv_backward(
+    x: Array, w: Array, stride: int, up: int, g: Array
+) -> tuple[Array, Array, Array]:
+    """Gradients to x, w and b."""
+    seen = patches(x, w.shape[1], stride, up)
+    dw = np.moveaxis(np.tensordot(g, seen, ((0, 2, 3), (0, 2, 3))), 1, 3)
+    d_seen = np.tensordot(g, w, (1, 0))  # [rows, ho, wo, kernel, kernel, in]
+    edge, (rows, c, h, width) = (w.shape[1] - 1) // 2, x.shape
+    padded = np.zeros((rows, c, h * up + 2 * edge, width * up + 2 * edge))
+    ho, wo = g.shape[2:]
+    for i in range(w.shape[1]):
+        for j in range(w.shape[1]):
+            part = padded[:, :, i : i + stride * ho : stride, j : j + stride * wo : stride]
+            part += np.moveaxis(d_seen[:, :, :, i, j], 3, 1)
+    inner = padded[:, :, edge : edge + h * up, edge : edge + width * up]
+    dx = inner.reshape(rows, c, h, up, width, up).sum((3, 5))
+    return dx, dw, g.sum((0, 2, 3))
+
+
+def of_pixels(v: Array) -> Array:
+    """A vector for every pixel."""
+    return v[..., None, None]
+
+
+def normalised(x: Array, groups: int) -> tuple[Array, Array]:
+    """(x - mean) / deviation over each group of each row, and 1 / deviation."""
+    split = x.reshape(len(x), groups, -1)
+    inverse = 1.0 / np.sqrt(split.var(axis=2, keepdims=True) + 1e-5)
+    return ((split - split.mean(axis=2, keepdims=True)) * inverse).reshape(x.shape), inverse
+
+
+def normalised_backward(n: Array, inverse: Array, g: Array) -> Array:
+    """To x: what the group's mean and deviation pass on is taken out of g."""
+    g, n = g.reshape(len(g), inverse.shape[1], -1), n.reshape(len(g), inverse.shape[1], -1)
+    rest = g - g.mean(axis=2, keepdims=True) - n * (g * n).mean(axis=2, keepdims=True)
+    return rest * inverse
+
+
+def heads_of(qkv: Array, heads: int) -> tuple[Array, Array, Array]:
+    """Queries, keys and values, each [rows, heads, d, pixels]; channels are [heads][q, k, v][d]."""
+    split = qkv.reshape(len(qkv), heads, 3, -1, math.prod(qkv.shape[2:]))
+    return split[:, :, 0], split[:, :, 1], split[:, :, 2]
+
+
+def attention(qkv: Array, heads: int) -> tuple[Array, Array]:
+    """y [rows, c, h, w] and the weights [rows, heads, pixel, of pixel]."""
+    q, k, v = heads_of(qkv, heads)
+    score = np.einsum("rhdp,rhds->rhps", q, k) / math.sqrt(q.shape[2])
+    weight = np.exp(score - score.max(axis=3, keepdims=True))
+    weight /= weight.sum(axis=3, keepdims=True)
+    y = np.einsum("rhps,rhds->rhdp", weight, v)
+    return y.reshape(len(qkv), -1, *qkv.shape[2:]), weight
+
+
+def attention_backward(qkv: Array, heads: int, weight: Array, g: Array) -> Array:
+    q, k, v = heads_of(qkv, heads)
+    g = g.reshape(q.shape)
+    d_weight = np.einsum("rhdp,rhds->rhps", g, v)
+    d_score = weight * (d_weight - (d_weight * weight).sum(axis=3, keepdims=True))
+    d_score /= math.sqrt(q.shape[2])
+    parts = [
+        np.einsum("rhps,rhds->rhdp", d_score, k),
+        np.einsum("rhps,rhdp->rhds", d_score, q),
+        np.einsum("rhps,rhdp->rhds", weight, g),
+    ]
+    return np.stack(parts, axis=2).reshape(qkv.shape)
+
+
+def silu_backward(x: Array, g: Array) -> Array:
+    s = sigmoid(x)
+    return g * s * (1.0 + x * (1.0 - s))
+
+
 class Net64:
-    """The net of a list of ops in float64; planes are laid out as the core's."""
+    """The net of a list of ops in float64; planes are laid out as the core's, images are NCHW."""
 
     def __init__(self, ops: Sequence[Op]) -> None:
         self.ops = list(ops)
         self.places: dict[str, tuple[int, tuple[int, ...]]] = {}
+        self.kinds: dict[str, str] = {}  # op of a parameter
         self.plane = 0
-        width: dict[str, int] = {}
+        self.widths: dict[str, int] = {}
+        self.sizes: dict[str, tuple[int, int] | None] = {}
         for op in self.ops:
-            ins = [width[i] for i in op.get("inputs", [])]
-            kind = op["op"]
-            width[op["name"]] = (
-                op.get("width", 1) if kind in ("input", "embed", "linear")
-                else sum(ins) if kind == "concat" else ins[0]
-            )  # fmt: skip
-            if kind == "linear":
-                self._place(op["name"] + ".weight", (op["width"], ins[0]))
-                self._place(op["name"] + ".bias", (op["width"],))
-        self.widths = width
+            self._declare(op)
         self.output = self.ops[-1]["name"]
 
-    def _place(self, name: str, shape: tuple[int, ...]) -> None:
-        self.places[name] = (self.plane, shape)
-        self.plane += -(-math.prod(shape) // 16) * 16
+    def _declare(self, op: Op) -> None:
+        name, kind, ins = op["name"], op["op"], op.get("inputs", [])
+        width = op.get("width", sum(self.widths[i] for i in ins) if kind == "concat" else 1)
+        size = self.sizes[ins[0]] if ins and kind not in ("embed", "lookup") else None
+        first = self.widths[ins[0]] if ins else 0
+        if kind == "linear":
+            self._place(op, (op["width"], first), (op["width"],))
+        elif kind == "conv":
+            k, up, stride = op.get("kernel", 3), 1 + op.get("up", False), op.get("stride", 1)
+            self._place(op, (op["width"], k, k, first), (op["width"],))
+            size = ((size[0] * up - 1) // stride + 1, (size[1] * up - 1) // stride + 1)
+        elif kind == "lookup":
+            self._place(op, (op["classes"], op["width"]))
+        elif kind == "image":
+            size = tuple(op["size"])
+            width = first // math.prod(size)
+        elif kind == "flatten":
+            width, size = first * math.prod(size), None
+        elif kind == "upsample":
+            width, size = first, (2 * size[0], 2 * size[1])
+        elif kind == "pool":
+            width, size = first, (size[0] // 2, size[1] // 2)
+        elif kind == "attention":
+            width = first // 3
+        elif kind in ("silu", "leaky_relu", "add", "dropout", "group_norm"):
+            width = first
+            if kind == "group_norm":
+                self._place(op, (first,), (first,))
+        self.widths[name], self.sizes[name] = width, size
+
+    def _place(self, op: Op, *shapes: tuple[int, ...]) -> None:
+        for suffix, shape in zip(("weight", "bias"), shapes, strict=False):
+            name = f"{op['name']}.{suffix}"
+            self.places[name], self.kinds[name] = (self.plane, shape), op["op"]
+            self.plane += -(-math.prod(shape) // 16) * 16
 
     def get(self, plane: Array, name: str) -> Array:
         """The parameter `name` as a view of a plane."""
         offset, shape = self.places[name]
         return plane[offset : offset + math.prod(shape)].reshape(shape)
 
-    def forward(self, theta: Array, x: Array, t: Array) -> Array:
-        """y [rows, width of the output]; keeps every value for `backward`."""
-        x, t = np.asarray(x, np.float64), np.asarray(t, np.float64)
-        v: dict[str, Array] = {"x": x, "t": t}
+    def forward(
+        self,
+        theta: Array,
+        x: Array,
+        t: Array,
+        cond: Array | None = None,
+        label: Array | None = None,
+        masks: dict[str, Array] | None = None,
+    ) -> Array:
+        """y [rows, width of the output]; keeps every value for `backward`.
+
+        `masks` are the factors of dropout by name of the op; None: outside of training.
+        """
+        given = {"x": x, "t": t, "cond": cond, "label": label}
+        self.values = {k: np.asarray(v, np.float64) for k, v in given.items() if v is not None}
+        self.saved: dict[str, tuple[Array, ...]] = {}
+        self.masks = masks or {}
         for op in self.ops:
-            ins = [v[i] for i in op.get("inputs", [])]
-            name, kind = op["name"], op["op"]
-            if kind == "embed":
-                v[name] = embedding(t, op["width"], op.get("style", "sin_cos"))
-            elif kind == "linear":
-                w = self.get(theta, name + ".weight").astype(np.float64)
-                v[name] = ins[0] @ w.T + self.get(theta, name + ".bias")
-            elif kind == "leaky_relu":
-                v[name] = np.where(ins[0] > 0, ins[0], op.get("slope", 0.01) * ins[0])
-            elif kind == "silu":
-                v[name] = ins[0] * sigmoid(ins[0])
-            elif kind == "add":
-                v[name] = ins[0] + ins[1]
-            elif kind == "concat":
-                v[name] = np.concatenate(ins, axis=1)
-        self.values = v
-        return v[self.output]
+            if op["op"] != "input":
+                self.values[op["name"]] = self._forward(op, theta)
+        return self.values[self.output]
+
+    def _weights(self, theta: Array, name: str) -> list[Array]:
+        return [self.get(theta, f"{name}.{s}").astype(np.float64) for s in ("weight", "bias")]
+
+    def _forward(self, op: Op, theta: Array) -> Array:
+        name, kind = op["name"], op["op"]
+        ins = [self.values[i] for i in op["inputs"]]
+        if kind == "embed":
+            return embedding(ins[0], op["width"], op.get("style", "sin_cos"))
+        if kind == "linear":
+            w, b = self._weights(theta, name)
+            return ins[0] @ w.T + b
+        if kind == "leaky_relu":
+            return np.where(ins[0] > 0, ins[0], op.get("slope", 0.01) * ins[0])
+        if kind == "silu":
+            return ins[0] * sigmoid(ins[0])
+        if kind == "add":
+            return ins[0] + (of_pixels(ins[1]) if ins[0].ndim > ins[1].ndim else ins[1])
+        if kind == "concat":
+            return np.concatenate(ins, axis=1)
+        if kind == "lookup":
+            return self.get(theta, f"{name}.weight").astype(np.float64)[ins[0].astype(int)]
+        if kind == "image":
+            return ins[0].reshape(len(ins[0]), -1, *op["size"])
+        if kind == "flatten":
+            return ins[0].reshape(len(ins[0]), -1)
+        if kind == "conv":
+            return conv(ins[0], *self._weights(theta, name), *self._strides(op))
+        if kind == "group_norm":
+            return self._group_norm(op, theta, ins)
+        if kind == "attention":
+            y, weight = attention(ins[0], op.get("heads", 1))
+            self.saved[name] = (weight,)
+            return y
+        if kind == "upsample":
+            return ins[0].repeat(2, 2).repeat(2, 3)
+        if kind == "pool":
+            rows, c, h, w = ins[0].shape
+            return ins[0].reshape(rows, c, h // 2, 2, w // 2, 2).mean((3, 5))
+        assert kind == "dropout"
+        return ins[0] * self.masks.get(name, 1.0)
+
+    def _strides(self, op: Op) -> tuple[int, int]:
+        return op.get("stride", 1), 1 + op.get("up", False)
+
+    def _group_norm(self, op: Op, theta: Array, ins: list[Array]) -> Array:
+        weight, bias = (of_pixels(p) for p in self._weights(theta, op["name"]))
+        n, inverse = normalised(ins[0], op.get("groups", 32))
+        z = y = weight * n + bias
+        if len(ins) == 2:
+            scale, shift = (of_pixels(p) for p in np.split(ins[1], 2, axis=1))
+            y = z * (1.0 + scale) + shift
+        self.saved[op["name"]] = (n, inverse, z, y)
+        return y * sigmoid(y) if op.get("silu") else y
 
     def backward(self, theta: Array, dy: Array) -> tuple[Array, Array]:
         """Gradients of sum(y dy) to the plane and to x, after `forward`."""
-        d = {n: np.zeros((len(dy), w)) for n, w in self.widths.items()}
+        d = {name: np.zeros_like(value) for name, value in self.values.items()}
         d[self.output] += dy
         grad = np.zeros(self.plane)
         for op in reversed(self.ops):
-            name, kind, ins = op["name"], op["op"], op.get("inputs", [])
-            g = d[name]
-            if kind == "linear":
-                w = self.get(theta, name + ".weight").astype(np.float64)
-                self.get(grad, name + ".weight")[...] = g.T @ self.values[ins[0]]
-                self.get(grad, name + ".bias")[...] = g.sum(axis=0)
-                d[ins[0]] += g @ w
-            elif kind == "leaky_relu":
-                d[ins[0]] += g * np.where(self.values[ins[0]] > 0, 1.0, op.get("slope", 0.01))
-            elif kind == "silu":
-                x = self.values[ins[0]]
-                s = sigmoid(x)
-                d[ins[0]] += g * s * (1.0 + x * (1.0 - s))
-            elif kind == "add":
-                d[ins[0]] += g
-                d[ins[1]] += g
-            elif kind == "concat":
-                at = 0
-                for i in ins:
-                    d[i] += g[:, at : at + self.widths[i]]
-                    at += self.widths[i]
+            if op["op"] not in ("input", "embed"):
+                self._backward(op, theta, d, grad)
         return grad, d["x"]
+
+    def _backward(self, op: Op, theta: Array, d: dict[str, Array], grad: Array) -> None:
+        name, kind, ins, g = op["name"], op["op"], op["inputs"], d[op["name"]]
+        x = self.values[ins[0]]
+        if kind in ("linear", "conv"):
+            w, _ = self._weights(theta, name)
+            if kind == "linear":
+                dx, dw, db = g @ w, g.T @ x, g.sum(axis=0)
+            else:
+                dx, dw, db = conv_backward(x, w, *self._strides(op), g)
+            self.get(grad, name + ".weight")[...] = dw
+            self.get(grad, name + ".bias")[...] = db
+            d[ins[0]] += dx
+        elif kind == "leaky_relu":
+            d[ins[0]] += np.where(x > 0, 1.0, op.get("slope", 0.01)) * g
+        elif kind == "silu":
+            d[ins[0]] += silu_backward(x, g)
+        elif kind == "add":
+            d[ins[0]] += g
+            d[ins[1]] += g.sum((2, 3)) if g.ndim > d[ins[1]].ndim else g
+        elif kind == "concat":
+            at = 0
+            for i in ins:
+                d[i] += g[:, at : at + self.widths[i]]
+                at += self.widths[i]
+        elif kind == "lookup":
+            np.add.at(self.get(grad, name + ".weight"), x.astype(int), g)
+        elif kind in ("image", "flatten"):
+            d[ins[0]] += g.reshape(x.shape)
+        elif kind == "group_norm":
+            self._group_norm_backward(op, theta, d, grad)
+        elif kind == "attention":
+            d[ins[0]] += attention_backward(x, op.get("heads", 1), *self.saved[name], g)
+        elif kind == "upsample":
+            rows, c, h, w = x.shape
+            d[ins[0]] += g.reshape(rows, c, h, 2, w, 2).sum((3, 5))
+        elif kind == "pool":
+            d[ins[0]] += g.repeat(2, 2).repeat(2, 3) / 4.0
+        else:
+            assert kind == "dropout"
+            d[ins[0]] += g * self.masks.get(name, 1.0)
+
+    def _group_norm_backward(
+        self, op: Op, theta: Array, d: dict[str, Array], grad: Array
+    ) -> None:
+        name, ins, g = op["name"], op["inputs"], d[op["name"]]
+        n, inverse, z, y = self.saved[name]
+        if op.get("silu"):
+            g = silu_backward(y, g)
+        if len(ins) == 2:
+            d[ins[1]] += np.concatenate([(g * z).sum((2, 3)), g.sum((2, 3))], axis=1)
+            g = g * (1.0 + of_pixels(np.split(self.values[ins[1]], 2, axis=1)[0]))
+        self.get(grad, name + ".weight")[...] = (g * n).sum((0, 2, 3))
+        self.get(grad, name + ".bias")[...] = g.sum((0, 2, 3))
+        g = g * of_pixels(self._weights(theta, name)[0])
+        d[ins[0]] += normalised_backward(n, inverse, g).reshape(n.shape)
 
 
 def initial_weights(net: Net64, seed: int, draw: int) -> Array:
