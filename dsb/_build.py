@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import TYPE_CHECKING
 
 from . import _core
-from ._check import MAX_SEED, choice, shown
-from ._ends import End
-from ._settings import Settings
+from ._check import MAX_SEED, Shape, choice, shown
+from ._ends import End, by
+from ._settings import PRECISIONS, Settings
 from ._turns import FORKED, Forked
 from .history import DIRECTIONS
-from .nn import Graph, Specification
+from .mlp import MLP, OfficialMLP
+from .nn import Graph, Op, Specification
 from .reference import OU, Brownian
 from .schedule import Schedule
+from .unet import UNet
 
 if TYPE_CHECKING:
     from .bridge import Bridge
@@ -21,6 +24,10 @@ if TYPE_CHECKING:
 # Measured on the Swiss roll: sliced W2 over the spread is the same from 1 to 7, half as much again at
 # .1 of that or ten times, and several times as much a factor of ten further out.
 LEAST_STD, MOST_STD = 0.2, 30.0
+
+Net = Specification | UNet | Graph | list[Op]
+
+_warned: set[tuple[str, str]] = set()
 
 
 def check_device(device: object) -> None:
@@ -79,19 +86,57 @@ def check_process(schedule: object, reference: object, settings: Settings) -> No
         )
 
 
-def graph_of(net: object, dim: int) -> Graph:
+def net_of(net: Net | None, point: Shape, official: bool) -> tuple[Graph, str]:
+    """The graph of what was given, or of the default, for points of shape (d,) or (c, h, w); its name."""
+    if net is None:
+        net = UNet() if len(point) == 3 else MLP.official() if official else MLP()
+    dim = math.prod(point)
     if isinstance(net, Graph):
         graph = Graph(net.ops)
     elif isinstance(net, list):
         graph = Graph(net)
+    elif isinstance(net, UNet):
+        if len(point) != 3:
+            raise ValueError(
+                f"net: a UNet needs images, arrays of shape [n, c, h, w], got rows of {dim} numbers"
+            )
+        graph = Graph(net.build((point[0], point[1], point[2])))
     elif isinstance(net, Specification) and not isinstance(net, type):
         graph = Graph(net.build(dim))
     else:
         hint = "; write dsb.MLP()" if isinstance(net, type) else ""
         raise TypeError(
-            f"net: expected dsb.MLP(...), a dsb.nn.Graph or a list of ops, got {shown(net)}{hint}"
+            f"net: expected dsb.MLP(...), dsb.UNet(...), a dsb.nn.Graph or a list of ops, "
+            f"got {shown(net)}{hint}"
         )
-    return graph.check(dim)
+    check_graph(graph, dim)
+    named = isinstance(net, (MLP, OfficialMLP, UNet))
+    return graph, repr(net) if named else f"{len(graph.ops)} ops"
+
+
+def check_graph(graph: Graph, dim: int) -> None:
+    """ValueError where a bridge in R^dim cannot use it."""
+    graph.check(dim)
+    for name in ("cond", "label"):
+        if graph.reads(name):
+            raise ValueError(f"net: it reads {name!r}, which a bridge does not give it")
+
+
+def precision_in_use(asked: str) -> _core.Precision:
+    """float32 where the instruction set in use does not multiply in the precision asked for."""
+    return choice("precision", asked if asked in _core.precisions() else "float32", PRECISIONS)
+
+
+def warn_of_precision(asked: str) -> None:
+    """Once, where another precision is used."""
+    used = precision_in_use(asked)
+    if used != asked and (asked, _core.isa()) not in _warned:
+        _warned.add((asked, _core.isa()))
+        warnings.warn(
+            f"precision: the instruction set in use, {_core.isa()}, has no fast products of bfloat16 for "
+            f"{asked!r}; computing in {used} instead, which is as exact at least",
+            stacklevel=3,
+        )
 
 
 def mixed(seed: int, draw: int) -> int:
@@ -107,6 +152,8 @@ def describe(bridge: Bridge) -> str:
     schedule = bridge._schedule
     core, s = bridge._core, bridge._settings
     head = f"Bridge in {bridge.dim} dimension{'s' * (bridge.dim > 1)}"
+    if len(bridge.shape) == 3:
+        head = f"Bridge between images of {by(bridge.shape)}"
     if isinstance(core, Forked):
         return f"{head}: {FORKED}"
     n, half = bridge._graph.n_parameters, core.half_bridge
@@ -119,6 +166,8 @@ def describe(bridge: Bridge) -> str:
     extras = "".join(
         f", {name} {getattr(s, name):g}" for name in ("clip", "ema") if getattr(s, name)
     )
+    used = precision_in_use(s.precision)
+    precision = used if used == s.precision else f"{used} in place of {s.precision}"
     lines = {
         "source": f"{bridge._ends[0]!r}",
         "prior": f"{bridge._ends[1]!r}",
@@ -128,7 +177,7 @@ def describe(bridge: Bridge) -> str:
         "method": f"convention {s.convention}, objective {s.objective}, output {s.output}",
         "training": f"batch {s.batch}, {rate}{extras}",
         "work": f"microbatch {core.microbatch}, {core.lanes} lanes, seed {s.seed}, "
-        f"cpu {_core.isa()}",
+        f"cpu {_core.isa()}, {precision}",
         "done": done,
     }
     told = [f"  {name:<10} {text}" for name, text in lines.items()]

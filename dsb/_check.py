@@ -17,6 +17,8 @@ F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 Rows = NDArray[np.float32] | NDArray[np.uint8]
 
+Shape = tuple[int, ...]
+
 T = TypeVar("T", bound=str)
 
 MAX_SEED = 2**63 - 1
@@ -195,7 +197,20 @@ def described(found: NDArray[Any], value: object) -> str:
 
 
 def rows(argument: str, value: object, *, least: int = 2, dim: int | None = None) -> Rows:
-    """`value` as [n, d], C order, uint8 or finite float32; no copy where it is that already."""
+    """`value` as [n, d], C order, uint8 or finite float32; no copy where it is that already.
+
+    Images [n, c, h, w] become rows.
+    """
+    found, shape = points(argument, value, least=least)
+    if dim is not None and found.shape[1] != dim:
+        raise ValueError(f"{argument}: expected {dim} columns, got shape {(len(found), *shape)}")
+    return found
+
+
+def points(
+    argument: str, value: object, *, least: int = 2, shape: Shape | None = None
+) -> tuple[Rows, Shape]:
+    """The same, and the shape of one point, (d,) or for images (c, h, w): `shape`, where that is given."""
     found = array(argument, value)
     if found.dtype.kind != "f" and found.dtype != np.uint8:
         advice = "; convert it with .astype(np.float32)" if found.dtype.kind in "iu" else ""
@@ -203,28 +218,49 @@ def rows(argument: str, value: object, *, least: int = 2, dim: int | None = None
             f"{argument}: expected numbers of dtype float32, float64, float16 or uint8, "
             f"got {described(found, value)}{advice}"
         )
-    if found.ndim != 2:
-        advice = ""
-        if found.ndim == 1:
-            advice = "; write x[:, None] for n points on a line, x[None, :] for a single point"
-        elif found.ndim > 2:
-            advice = "; write x.reshape(len(x), -1) to make each item a row"
-        raise ValueError(
-            f"{argument}: expected shape [n, d], a point in each row, got {found.shape}{advice}"
-        )
+    _check_axes(argument, found.shape, shape)
     if found.shape[0] < least:
         wanted = f"at least {least} rows" if least > 1 else "at least one row"
         raise ValueError(f"{argument}: expected {wanted}, got shape {found.shape}")
-    if found.shape[1] < 1:
-        raise ValueError(f"{argument}: expected at least one column, got shape {found.shape}")
-    if dim is not None and found.shape[1] != dim:
-        raise ValueError(f"{argument}: expected {dim} columns, got shape {found.shape}")
+    own = found.shape[1:]
+    if 0 in own:
+        what = "at least one column" if len(own) == 1 else "images of at least one pixel"
+        raise ValueError(f"{argument}: expected {what}, got shape {found.shape}")
+    if shape is not None and own != shape:
+        raise ValueError(f"{argument}: expected {shape[0]} columns, got shape {found.shape}")
     if found.dtype == np.uint8:
-        return np.ascontiguousarray(found, dtype=np.uint8)
+        return np.ascontiguousarray(found, dtype=np.uint8).reshape(len(found), -1), own
     with np.errstate(over="ignore"):
-        converted = np.require(found, np.float32, ["C", "A"])
+        converted = np.require(found, np.float32, ["C", "A"]).reshape(len(found), -1)
     _refuse_nonfinite(argument, converted, found)
-    return converted
+    return converted, own
+
+
+def _check_axes(argument: str, own: Shape, wanted: Shape | None) -> None:
+    n = len(own)
+    if wanted is not None and len(wanted) == 3:
+        if own[1:] != wanted:
+            listed = ", ".join(map(str, wanted))
+            raise ValueError(f"{argument}: expected images [n, {listed}], got shape {own}")
+        return
+    if n == 2 or (n == 4 and wanted is None):
+        return
+    if n == 4 and wanted is not None:
+        raise ValueError(f"{argument}: expected rows [n, {wanted[0]}], got images of shape {own}")
+    advice = ""
+    if n == 1:
+        advice = "; write x[:, None] for n points on a line, x[None, :] for a single point"
+    elif n == 3:
+        advice = (
+            "; write x[:, None] for grey images, which have one channel, or x.reshape(len(x), -1) to "
+            "make each item a row"
+        )
+    elif n > 4:
+        advice = "; write x.reshape(len(x), -1) to make each item a row"
+    raise ValueError(
+        f"{argument}: expected shape [n, d], a point in each row, or [n, c, h, w], images, "
+        f"got {own}{advice}"
+    )
 
 
 def blocks(data: NDArray[Any]) -> Iterable[tuple[int, NDArray[Any]]]:
@@ -248,7 +284,7 @@ def _refuse_nonfinite(argument: str, converted: F32, given: NDArray[Any]) -> Non
         finite = np.isfinite(block)
         if not finite.all():
             row, column = (int(i) for i in np.argwhere(~finite)[0])
-            bad = given[first + row, column]
+            bad = given[first + row].reshape(-1)[column]
             what = "finite numbers" if not np.isfinite(bad) else FINITE_SINGLE
             raise ValueError(
                 f"{argument}: expected {what}, got {bad} in row {first + row}, column {column}"

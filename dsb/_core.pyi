@@ -13,9 +13,11 @@ DeviceError: type[Exception]
 
 Direction = Literal["backward", "forward"]
 Plane = Literal["theta", "m", "v", "ema"]
+Precision = Literal["float32", "bf16x3", "bf16"]
 
 def isa() -> str: ...
 def isas() -> list[str]: ...
+def precisions() -> list[str]: ...  # that the instruction set in use computes itself; float32 first
 def compiler() -> str: ...
 def get_num_threads() -> int: ...
 def set_num_threads(threads: int, /) -> None: ...
@@ -107,6 +109,7 @@ class Bridge:
         epsilon: float = 1e-8,
         clip: float = 0.0,  # 0: none
         ema: float = 0.0,  # 0: none
+        precision: Precision = "float32",
         seed: int = 0,
     ) -> Bridge: ...
     @property

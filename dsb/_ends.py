@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ._check import F64, Rows, first_nonfinite, nearest, rows, shown
+from ._check import F64, Rows, Shape, first_nonfinite, nearest, points, shown
 from .gaussian import Gaussian, main_variance, moments, scaling
 
 
@@ -17,7 +17,8 @@ class End:
         self,
         name: str,  # "source" or "prior", for messages and keywords
         *,
-        data: Rows | None = None,
+        data: Rows | None = None,  # [n, d]
+        image: Shape | None = None,  # (c, h, w), where rows are images
         gaussian: Gaussian | None = None,
         shape: tuple[int, int] | None = None,
         dtype: str = "float32",
@@ -25,6 +26,7 @@ class End:
     ) -> None:
         self.name = name
         self.data = data
+        self.image = image
         self.gaussian = gaussian
         self.dtype = str(data.dtype) if data is not None else dtype
         self.shape: tuple[int, int] | None = (
@@ -34,11 +36,19 @@ class End:
         self._moments: tuple[F64, float] | None = None
 
     @classmethod
-    def of(cls, name: str, value: object, dim: int | None = None) -> End:
-        """An end from what the user gave: a Gaussian, or anything that NumPy can view."""
+    def of(cls, name: str, value: object, like: End | None = None) -> End:
+        """An end from what the user gave: a Gaussian, or anything that NumPy can view.
+
+        Its points are as those of `like`, the other end.
+        """
+        end = cls._of(name, value, None if like is None or like.gaussian else like.point)
+        if like is not None and end.dim != like.dim:
+            raise ValueError(f"{name}: expected dimension {like.dim}, got {end.dim} in {end!r}")
+        return end
+
+    @classmethod
+    def _of(cls, name: str, value: object, point: Shape | None) -> End:
         if isinstance(value, Gaussian):
-            if dim is not None and value.dim != dim:
-                raise ValueError(f"{name}: expected dimension {dim}, got {value.dim} in {value!r}")
             return cls(name, gaussian=value)
         if isinstance(value, str):
             hint = nearest(value[:80], ["gaussian"]) if name == "prior" else ""
@@ -46,7 +56,8 @@ class End:
             raise ValueError(
                 f"{name}: expected {known} or an array [n, d], got {shown(value)}{hint}"
             )
-        return cls(name, data=rows(name, value, dim=dim))
+        data, shape = points(name, value, shape=point)
+        return cls(name, data=data, image=shape if len(shape) == 3 else None)
 
     @property
     def dim(self) -> int:
@@ -54,6 +65,18 @@ class End:
             return self.gaussian.dim
         assert self.shape is not None
         return self.shape[1]
+
+    @property
+    def point(self) -> Shape:
+        """Shape of one point: (d,), or (c, h, w) of an image."""
+        return self.image or (self.dim,)
+
+    @property
+    def given(self) -> Rows | Gaussian | None:
+        """What the user gave, images as images; None where it is not here."""
+        if self.data is None or self.image is None:
+            return self.gaussian if self.data is None else self.data
+        return self.data.reshape(len(self.data), *self.image)
 
     @property
     def scaling(self) -> tuple[float, float]:
@@ -143,5 +166,11 @@ class End:
         if self.gaussian is not None:
             return repr(self.gaussian)
         assert self.shape is not None
-        told = f"{self.shape[0]:,} samples ({self.dtype})"
+        what = "samples" if self.image is None else f"images of {by(self.image)}"
+        told = f"{self.shape[0]:,} {what} ({self.dtype})"
         return f"{told}, not here" if self.missing else told
+
+
+def by(shape: Shape) -> str:
+    """A shape in words: 3 x 32 x 32."""
+    return " x ".join(map(str, shape))

@@ -24,7 +24,7 @@ def info() -> Info:
     """Version, instruction sets, threads, memory: a dict; `print(dsb.info())` shows it as a table.
 
     "instruction set" is the one in use (the environment variable DSB_ISA, read at import, forces
-    another of "available").
+    another of "available"), and "precisions" are those that it computes itself.
     """
     import platform
 
@@ -36,6 +36,7 @@ def info() -> Info:
     found["device"] = "cpu"
     found["instruction set"] = _core.isa()
     found["available"] = _core.isas()
+    found["precisions"] = _core.precisions()
     found["threads"] = _core.get_num_threads()
     found["memory"] = f"{_core.memory_available() / 2**30:.1f} GiB available"
     found["compiler"] = _core.compiler()

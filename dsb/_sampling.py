@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ._build import mixed
-from ._check import F32, MAX_ROWS, afford, array, choice, first_nonfinite, flag, integer, rows
+from ._check import F32, MAX_ROWS, afford, array, choice, first_nonfinite, flag, integer, points
 from .history import DIRECTIONS, Direction
 from .schedule import Schedule
 
@@ -75,29 +75,29 @@ def _simulate(bridge: Bridge, names: tuple[str, str], n: object, x: object, how:
         result = bridge._core.sample(
             how.direction, seed, steps=steps, final_noise=how.final_noise, paths=how.paths, **told
         )
-    return _finite(what, how.direction, result)
+    return _finite(what, how.direction, result).reshape(*result.shape[:-1], *bridge.shape)
 
 
-def drift(bridge: Bridge, x: object, t: object, direction: Direction) -> F32:
+def drift(bridge: Bridge, given: object, t: object, direction: Direction) -> F32:
     """`Bridge.drift`."""
     choice("direction", direction, DIRECTIONS)
-    points = _points("x", bridge, x)
+    x = _points("x", bridge, given)
     times = array("t", t)
     if times.dtype.kind not in "fiu":
         raise TypeError(f"t: expected numbers, got an array of dtype {times.dtype}")
-    if times.ndim > 1 or (times.ndim == 1 and len(times) != len(points)):
+    if times.ndim > 1 or (times.ndim == 1 and len(times) != len(x)):
         raise ValueError(
-            f"t: expected a number or shape ({len(points)},), one for each row of x, "
+            f"t: expected a number or shape ({len(x)},), one for each row of x, "
             f"got shape {times.shape}"
         )
     T = bridge.schedule.T
     if not ((times >= 0) & (times <= T * (1 + 1e-6))).all():
         raise ValueError(f"t: expected times in [0, {T:g}], got {times.min():g} .. {times.max():g}")
-    single = np.full(len(points), times, dtype=np.float32)
-    afford("drift", len(points), 4 * bridge.dim)
+    single = np.full(len(x), times, dtype=np.float32)
+    afford("drift", len(x), 4 * bridge.dim)
     with bridge._in_line(), bridge._turn:
-        result = bridge._core.drift(direction, points, single)
-    return _finite("drift", direction, result)
+        result = bridge._core.drift(direction, x, single)
+    return _finite("drift", direction, result).reshape(-1, *bridge.shape)
 
 
 def _finite(what: str, direction: Direction, result: F32) -> F32:
@@ -111,10 +111,11 @@ def _finite(what: str, direction: Direction, result: F32) -> F32:
 
 
 def _points(name: str, bridge: Bridge, x: object) -> F32:
-    points = rows(name, x, least=1, dim=bridge.dim)
-    if points.dtype == np.uint8:
-        return (points * np.float32(2 / 255) - np.float32(1)).astype(np.float32)
-    return points  # type: ignore[return-value]
+    """Points given by the user as rows, [n, d]."""
+    found, _ = points(name, x, least=1, shape=bridge.shape)
+    if found.dtype == np.uint8:
+        return (found * np.float32(2 / 255) - np.float32(1)).astype(np.float32)
+    return found  # type: ignore[return-value]
 
 
 def _steps(bridge: Bridge, schedule: Schedule) -> Any:

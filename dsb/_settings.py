@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple
 
+from . import _core
 from ._check import MAX_SEED, choice, flag, integer, real, shown, single
 
 CONVENTIONS = ("grid", "official")
 OBJECTIVES = ("dsb", "simplified")
 OUTPUTS = ("mean", "step", "drift")
 RATES = ("constant", "cosine")
+PRECISIONS: tuple[_core.Precision, ...] = ("float32", "bf16x3", "bf16")
 MAX_BATCH = 1 << 24
 MAX_REFRESH = 1 << 24
 MAX_REUSE = 255
@@ -39,10 +41,11 @@ class Settings(NamedTuple):
     beta2: float
     epsilon: float
     seed: int
+    precision: str = PRECISIONS[0]  # asked for; files of format 1 do not say
 
     @classmethod
-    def of(cls, *, betas: Any, eps: Any, **given: Any) -> Settings:
-        """From the arguments of `Bridge`, where None asks for the convention's default."""
+    def of(cls, *, betas: Any, eps: Any, convolves: bool, **given: Any) -> Settings:
+        """From the arguments of `Bridge`, where None asks for the default of the convention and the net."""
         grid = choice("convention", given["convention"], CONVENTIONS) == "grid"
         try:
             beta1, beta2 = betas
@@ -54,16 +57,18 @@ class Settings(NamedTuple):
             "microbatch": 0,
             "lanes": 0,
             "cache_bytes": 0,
-            "learning_rate": 3e-3 if grid else 1e-4,
-            "lr_schedule": "cosine" if grid else "constant",
-            "clip": 0.0,
-            "ema": 0.0,
+            "batch": 128 if convolves else 512,
+            "learning_rate": 3e-3 if grid and not convolves else 1e-4,
+            "lr_schedule": "cosine" if grid and not convolves else "constant",
+            "clip": 1.0 if convolves else 0.0,
+            "ema": 0.999 if convolves else 0.0,
         }
         for name in ("microbatch", "lanes", "cache_bytes"):
             if given[name] is not None:
                 integer(name, given[name], 1)
-        if given["clip"] is not None:
+        if given["clip"] is not None and real("clip", given["clip"]) != 0:
             clip_of(given["clip"])
+        given["precision"] = precision_of(given["precision"])
         chosen = {k: defaults[k] if v is None else v for k, v in given.items()}
         return cls(**chosen, beta1=beta1, beta2=beta2, epsilon=eps)._checked()
 
@@ -72,6 +77,7 @@ class Settings(NamedTuple):
         choice("objective", self.objective, OBJECTIVES)
         choice("output", self.output, OUTPUTS)
         choice("lr_schedule", self.lr_schedule, RATES)
+        choice("precision", self.precision, PRECISIONS)
         checked: dict[str, Any] = {
             "closed_form": flag("closed_form", self.closed_form),
             "antithetic": flag("antithetic", self.antithetic),
@@ -105,8 +111,9 @@ class Settings(NamedTuple):
         return self._replace(**told)._checked()
 
     def keywords(self) -> dict[str, Any]:
-        """Arguments of `_core.Bridge`."""
+        """Arguments of `_core.Bridge`, less the precision, which is the machine's to choose."""
         told = self._asdict()
+        del told["precision"]
         told["cosine"] = told.pop("lr_schedule") == "cosine"
         return told
 
@@ -114,7 +121,7 @@ class Settings(NamedTuple):
     def restored(cls, told: dict[str, Any]) -> Settings:
         """From a checkpoint; ValueError where a field is missing, unknown or out of its range."""
         names = set(cls._fields)
-        if not isinstance(told, dict) or set(told) != names:
+        if not isinstance(told, dict) or not names - set(cls._field_defaults) <= set(told) <= names:
             odd = sorted(set(told) ^ names) if isinstance(told, dict) else told
             raise ValueError(f"settings: missing or unknown {odd!r}"[:300])
         try:
@@ -126,6 +133,12 @@ class Settings(NamedTuple):
     def loss_weight(self) -> Literal["g", "one"]:
         """Weight of a pair in the loss: proportional to its step for output "drift"."""
         return "g" if self.output == "drift" else "one"
+
+
+def precision_of(value: object) -> str:
+    """A precision; "auto" is float32, what every CPU computes."""
+    found = choice("precision", value, ("auto", *PRECISIONS))
+    return PRECISIONS[0] if found == "auto" else found
 
 
 def rate_of(value: object) -> float:

@@ -10,21 +10,19 @@ from typing import Literal, NoReturn
 from numpy.typing import ArrayLike
 
 from . import _build, _core, _sampling, _turns, _weights
-from ._check import F32, Rows, choice, flag
+from ._check import F32, choice, flag
 from ._ends import End
+from ._facts import Facts
 from ._fit import Fit
-from ._settings import Settings
+from ._settings import CONVENTIONS, Settings
 from .gaussian import Gaussian
 from .history import DIRECTIONS, Direction, HalfBridge, History, Record, half_bridge
-from .mlp import MLP, OfficialMLP
-from .nn import Graph, Op, Specification
+from .nn import Graph
 from .reference import OU, Brownian
 from .schedule import Schedule
 
-Net = Specification | Graph | list[Op]
 
-
-class Bridge:
+class Bridge(Facts):
     r"""Schrödinger bridge between two distributions, by alternating half-bridges (IPF).
 
     Among all processes that start in the source distribution and end in the prior, the one closest, in
@@ -38,11 +36,11 @@ class Bridge:
 
     Parameters
     ----------
-    source : array_like, shape (n, d), or Gaussian
-        Samples, a point in each row: anything NumPy can view. float32 in C order is not copied, so leave
-        it as it is while the bridge lives; other floats are converted; uint8 stays uint8 and is read on
-        the scale -1 .. 1.
-    prior : "gaussian", array_like, shape (m, d), or Gaussian
+    source : array_like, shape (n, d) or (n, c, h, w), or Gaussian
+        Samples, a point in each row, or images of c channels: anything NumPy can view. float32 in C order
+        is not copied, so leave it as it is while the bridge lives; other floats are converted; uint8 stays
+        uint8 and is read on the scale -1 .. 1. Where d is spoken of below, images have d = c h w.
+    prior : "gaussian", array_like like source, or Gaussian
         The other end. "gaussian": `Gaussian.of(source)`.
     schedule : Schedule, optional
         Default: 20 equal steps with T a tenth of the variance along the main axes of the ends,
@@ -53,8 +51,9 @@ class Bridge:
     reference : OU or Brownian, optional
         Default: `OU` to the prior's mean and variance (averaged over coordinates) where the prior is
         Gaussian, `Brownian` where it is a data set.
-    net : MLP, nn.Graph or list of ops, optional
-        Architecture of both nets. Default: `MLP()`; convention "official": `MLP.official()`.
+    net : MLP, UNet, nn.Graph or list of ops, optional
+        Architecture of both nets. Default: `MLP()`; convention "official": `MLP.official()`; for images
+        `UNet()`.
     convention : {"grid", "official"}
         "grid": the state at t_i is told 1000 t_i / T in training and in sampling, nets and Adam's state
         are kept from one half-bridge to the next. "official": the released code as it is: raw times that
@@ -70,8 +69,8 @@ class Bridge:
         as target, in place of simulating paths. Default: True; convention "official": False.
     antithetic : bool
         Simulate with noise Z and -Z, both in the same minibatch.
-    batch : int
-        Pairs in a gradient step.
+    batch : int, optional
+        Pairs in a gradient step. Default: 512; nets with convolutions: 128.
     refresh : int
         Gradient steps between two simulations of the other direction; bounded by `cache_bytes`.
     reuse : int
@@ -82,17 +81,23 @@ class Bridge:
     cache_bytes : int, optional
         Bound of the memory for simulated pairs.
     learning_rate : float, optional
-        Adam's. Default: 3e-3; convention "official": 1e-4.
+        Adam's. Default: 3e-3; convention "official", and nets with convolutions: 1e-4.
     lr_schedule : {"cosine", "constant"}, optional
-        "cosine" falls to 0 within each half-bridge. Default: "cosine"; convention "official":
-        "constant".
+        "cosine" falls to 0 within each half-bridge. Default: "cosine"; convention "official", and nets
+        with convolutions: "constant".
     clip : float, optional
-        Bound of the gradient's norm.
+        Bound of the gradient's norm, 0 for none. Default: none; nets with convolutions: 1.
     ema : float, optional
         Rate mu of the moving average shadow = mu shadow + (1 - mu) theta, which then simulates and
-        samples in place of the trained weights.
+        samples in place of the trained weights, 0 for none. Default: none; nets with convolutions: .999.
+        Those four are what arXiv:2106.01357 published for images.
     betas, eps : (float, float), float
         Adam's.
+    precision : {"auto", "float32", "bf16x3", "bf16"}
+        Of the products in convolutions; sums, weights and all else are float32. "bf16" rounds what is
+        multiplied to bfloat16 (8 bits), "bf16x3" takes three such products in place of one (16 bits).
+        What the instruction set in use (`dsb.info()`) is not fast at is computed in float32. "auto":
+        float32.
     device : {"auto", "cpu"}
         Where to compute.
     seed : int
@@ -128,13 +133,13 @@ class Bridge:
         *,
         schedule: Schedule | None = None,
         reference: OU | Brownian | None = None,
-        net: Net | None = None,
+        net: _build.Net | None = None,
         convention: Literal["grid", "official"] = "grid",
         objective: Literal["dsb", "simplified"] = "dsb",
         output: Literal["drift", "step", "mean"] | None = None,
         closed_form: bool | None = None,
         antithetic: bool = False,
-        batch: int = 512,
+        batch: int | None = None,
         refresh: int = 100,
         reuse: int = 1,
         microbatch: int | None = None,
@@ -146,10 +151,23 @@ class Bridge:
         ema: float | None = None,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
+        precision: Literal["auto", "float32", "bf16x3", "bf16"] = "auto",
         device: Literal["auto", "cpu"] = "auto",
         seed: int = 0,
     ) -> None:
+        official = choice("convention", convention, CONVENTIONS) == "official"
+        _build.check_device(device)
+        start = End.of("source", source)
+        if isinstance(prior, str) and prior == "gaussian":
+            mean, var = start.moments()
+            if not var > 0:
+                raise ValueError(f"source: expected rows that differ, got {start!r}, all equal")
+            end = End("prior", gaussian=Gaussian(mean, var))
+        else:
+            end = End.of("prior", prior, start)
+        graph, label = _build.net_of(net, start.image or end.point, official)
         settings = Settings.of(
+            convolves=graph.convolves,
             convention=convention,
             objective=objective,
             output=output,
@@ -167,18 +185,9 @@ class Bridge:
             ema=ema,
             betas=betas,
             eps=eps,
+            precision=precision,
             seed=seed,
         )
-        official = settings.convention == "official"
-        _build.check_device(device)
-        start = End.of("source", source)
-        if isinstance(prior, str) and prior == "gaussian":
-            mean, var = start.moments()
-            if not var > 0:
-                raise ValueError(f"source: expected rows that differ, got {start!r}, all equal")
-            end = End("prior", gaussian=Gaussian(mean, var))
-        else:
-            end = End.of("prior", prior, dim=start.dim)
         if reference is None:
             prior_law = end.gaussian
             reference = Brownian() if prior_law is None else OU(prior_law.mean, prior_law.var)
@@ -188,11 +197,10 @@ class Bridge:
                 if official
                 else _build.schedule_for(start, end, reference)
             )
-        if net is None:
-            net = MLP.official() if official else MLP()
-        self._start(start, end, schedule, reference, net, settings)
+        self._start(start, end, schedule, reference, graph, label, settings)
         for side in (start, end):
             _build.warn_of_scale(side)
+        _build.warn_of_precision(settings.precision)
 
     def _start(
         self,
@@ -200,12 +208,12 @@ class Bridge:
         prior: End,
         schedule: Schedule,
         reference: OU | Brownian,
-        net: Net,
+        graph: Graph,
+        label: str,
         settings: Settings,
     ) -> None:
         _build.check_process(schedule, reference, settings)
-        graph = _build.graph_of(net, source.dim)
-        self._core: _core.Bridge = _core.Bridge(
+        self._core = _core.Bridge(
             _core.Net(graph.ops),
             **source.keywords(),
             **prior.keywords(),
@@ -213,88 +221,20 @@ class Bridge:
             reference_precision=reference.precision,
             steps=schedule.steps,
             **settings.keywords(),
+            precision=_build.precision_in_use(settings.precision),
         )
         self._ends = (source, prior)
         self._schedule, self._reference, self._settings = schedule, reference, settings
-        self._graph = graph
-        self._label = repr(net) if isinstance(net, (MLP, OfficialMLP)) else f"{len(graph.ops)} ops"
-        self._finished: list[HalfBridge] = []
-        self._draws = 0  # samples drawn without a seed
+        self._graph, self._label = graph, label
+        self._finished = []
+        self._draws = 0
         _turns.enrol(self)
-
-    # ---- what it is ----
-
-    @property
-    def dim(self) -> int:
-        """Dimension d."""
-        return self._ends[0].dim
-
-    @property
-    def source(self) -> Rows | Gaussian | None:
-        """The samples or the Gaussian at time 0; None where a checkpoint did not hold them."""
-        return self._ends[0].gaussian or self._ends[0].data
-
-    @property
-    def prior(self) -> Rows | Gaussian | None:
-        """The samples or the Gaussian at time T; None where a checkpoint did not hold them."""
-        return self._ends[1].gaussian or self._ends[1].data
-
-    @property
-    def schedule(self) -> Schedule:
-        """The steps of training."""
-        return self._schedule
-
-    @property
-    def reference(self) -> OU | Brownian:
-        """The process that the bridge stays close to."""
-        return self._reference
-
-    @property
-    def net(self) -> Graph:
-        """Architecture of both nets (a copy)."""
-        return Graph(self._graph.ops)
-
-    @property
-    def settings(self) -> Settings:
-        """Convention, objective, batch, optimiser, seed and so on, with every default filled in."""
-        return self._settings._replace(
-            microbatch=self.microbatch, lanes=self.lanes, refresh=self._core.refresh
-        )
-
-    @property
-    def microbatch(self) -> int:
-        """Rows that one worker takes at a time."""
-        return self._core.microbatch
-
-    @property
-    def lanes(self) -> int:
-        """Partial sums of the gradient."""
-        return self._core.lanes
-
-    @property
-    def iteration(self) -> int:
-        """Finished IPF iterations."""
-        return self._core.half_bridge // 2
-
-    @property
-    def half_bridge(self) -> int:
-        """Finished half-bridges: two an iteration, backward first."""
-        return self._core.half_bridge
-
-    @property
-    def step(self) -> int:
-        """Gradient steps done in the half-bridge under way, 0 where none is."""
-        return self._core.step
 
     @property
     def history(self) -> History:
         """Loss and gradient norm of every step since the bridge was made."""
         with self._in_line(), self._turn:
             return History(self._parts())
-
-    def memory(self) -> dict[str, int]:
-        """Bytes that the bridge holds or will hold, by purpose and in total; data not counted."""
-        return self._core.memory()
 
     # ---- training ----
 
@@ -398,7 +338,7 @@ class Bridge:
         n : int, optional
             Number of paths; their starts are drawn from the direction's end (rows of data in random
             order, each as often as the others).
-        x : array_like, shape (n, d), optional
+        x : array_like, shape (n, d) or (n, c, h, w), optional
             Starts, in place of `n`.
         direction : {"backward", "forward"}
             From the prior to the source, or from the source to the prior. The forward process is the
@@ -414,7 +354,7 @@ class Bridge:
 
         Returns
         -------
-        ndarray, shape (n, d), float32
+        ndarray, shape (n, d) or (n, c, h, w), float32
             On the scale that training uses: uint8 data come out as -1 .. 1.
 
         Raises
@@ -442,8 +382,9 @@ class Bridge:
     ) -> F32:
         """Whole simulated paths, shape (n, N + 1, d): [:, 0] are the starts, [:, -1] what `sample` gives.
 
-        `start` is the number of paths or their starts, shape (n, d); the rest as in `sample`. The states
-        of a backward path thus belong to the times T .. 0, those of a forward path to 0 .. T.
+        Those of images are (n, N + 1, c, h, w). `start` is the number of paths or their starts, shape
+        (n, d) or (n, c, h, w); the rest as in `sample`. The states of a backward path thus belong to the
+        times T .. 0, those of a forward path to 0 .. T.
         """
         how = _sampling.Request(direction, seed, schedule, final_noise, paths=True)
         return _sampling.paths(self, start, how)
@@ -453,7 +394,7 @@ class Bridge:
 
         Parameters
         ----------
-        x : array_like, shape (n, d)
+        x : array_like, shape (n, d) or (n, c, h, w)
         t : float or array_like, shape (n,)
             Times in [0, T], counted from the source in both directions. With output "drift" and
             convention "grid" any time will do, otherwise a time of the grid that the direction leaves.
@@ -461,7 +402,7 @@ class Bridge:
 
         Returns
         -------
-        ndarray, shape (n, d), float32
+        ndarray, of the shape of x, float32
             In units of data per unit of t. Half the difference, forward minus backward, is the velocity
             of the probability flow; half their sum tends to grad log p_t.
         """
@@ -472,19 +413,55 @@ class Bridge:
     def state_dict(self, direction: Direction, ema: bool = False) -> dict[str, F32]:
         """Weights of one net by name, copied; with ema=True their moving average.
 
-        Names and shapes are PyTorch's, and for `MLP.official()` those of the released code, so that
-        ``model.load_state_dict({k: torch.from_numpy(v) for k, v in ...})`` works there.
+        Names and shapes are PyTorch's, and for `MLP.official()` and `UNet` those of the released code, so
+        that ``model.load_state_dict({k: torch.from_numpy(v) for k, v in ...})`` works there.
         """
         return _weights.get(self, choice("direction", direction, DIRECTIONS), flag("ema", ema))
 
-    def load_state_dict(self, direction: Direction, weights: Mapping[str, ArrayLike]) -> None:
+    def load_state_dict(
+        self,
+        direction: Direction,
+        weights: Mapping[str, ArrayLike] | str | os.PathLike[str],
+        strict: bool = True,
+    ) -> _weights.Loaded:
         """Sets the weights of one net, and their moving average, and forgets Adam's moments.
 
-        `weights` maps the names of `state_dict` to arrays (or tensors) of the same shapes. The net then
-        counts as trained. RuntimeError while a half-bridge is under way: its pairs come from the old
-        weights.
+        The net then counts as trained.
+
+        Parameters
+        ----------
+        direction : {"backward", "forward"}
+        weights : mapping of str to array_like, or path-like
+            Arrays or tensors of float16, float32 or float64 by the names of `state_dict`, or a safetensors
+            file of such, as `save_state_dict` writes it.
+        strict : bool
+            Whether names and shapes must be exactly the net's. With False what fits is loaded and the rest
+            of the net stays as it is.
+
+        Returns
+        -------
+        Loaded
+            (missing, unexpected): names of the net that were not loaded, and names in `weights` that were
+            not used. One whose shape does not fit is in both.
+
+        Raises
+        ------
+        ValueError
+            Names are missing or unexpected, shapes do not fit, or numbers are not finite; nothing is changed.
+        OSError
+            The file cannot be read.
+        RuntimeError
+            A half-bridge is under way: its pairs come from the old weights.
         """
-        _weights.set(self, choice("direction", direction, DIRECTIONS), weights)
+        which = choice("direction", direction, DIRECTIONS)
+        return _weights.load(self, which, weights, flag("strict", strict))
+
+    def save_state_dict(
+        self, path: str | os.PathLike[str], direction: Direction, ema: bool = False
+    ) -> None:
+        """Writes `state_dict` as a safetensors file, replacing one that is there only when it is whole."""
+        which = choice("direction", direction, DIRECTIONS)
+        _weights.save(self, path, which, flag("ema", ema))
 
     def save(self, path: str | os.PathLike[str], data: bool | Literal["auto"] = "auto") -> None:
         """Writes a checkpoint from which `dsb.load` goes on bit for bit.
@@ -513,12 +490,6 @@ class Bridge:
         from . import checkpoint
 
         checkpoint.save(self, path, data)
-
-    # Set by _turns.enrol.
-    _guard: _turns.Lock
-    _turn: _turns.Lock
-    _queue: _turns.Lock
-    _run: Fit | None
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a Bridge cannot be pickled or copied: use save() and dsb.load()")

@@ -11,23 +11,21 @@ safetensors has compared with the length of the file, before anything of a claim
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import hashlib
 import json
+import math
 import os
-import secrets
-import stat
 import warnings
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _core
-from ._check import path_of, shown
+from . import _build, _core
+from ._check import Shape, path_of, shown
 from ._ends import End
-from ._settings import Settings, clip_of, rate_of
+from ._files import target_of, write
+from ._settings import PRECISIONS, Settings, clip_of, rate_of
 from .gaussian import Gaussian
 from .history import DIRECTIONS, NOTHING, half_bridge
 from .nn import Graph
@@ -37,7 +35,7 @@ from .schedule import MAX_STEPS, Schedule
 if TYPE_CHECKING:
     from .bridge import Bridge
 
-FORMAT = 1
+FORMAT = 2
 KEY = "dsb"
 AUTO_DATA = 64 << 20
 MAX_HEADER = 16 << 20
@@ -50,7 +48,6 @@ REFERENCES = ("OU", "Brownian")
 SEAL = "metadata_sha256"
 
 _warned: set[tuple[str, str]] = set()
-_parts: set[str] = set()  # part files that this process is writing
 
 
 class _Refusal(ValueError):
@@ -67,11 +64,11 @@ def save(bridge: Bridge, path: str | os.PathLike[str], data: bool | Literal["aut
     if not isinstance(data, (bool, np.bool_)) and not (isinstance(data, str) and data == "auto"):
         raise ValueError(f"data: expected True, False or 'auto', got {shown(data)}")
     path = path_of(path)
-    _target(path)
+    target_of(path)
     tensors, told = _state(bridge, data)
     told["sha256"] = {name: _digest(tensor) for name, tensor in sorted(tensors.items())}
     told[SEAL] = _seal(told)
-    _write(path, serialise(tensors, metadata={KEY: _canonical(told)}))
+    write(path, serialise(tensors, metadata={KEY: _canonical(told)}))
 
 
 def _state(
@@ -102,6 +99,8 @@ def _state(
         "version": _version(),
         "isa": _core.isa(),
         "compiler": _core.compiler(),
+        "precision": _build.precision_in_use(settings.precision),
+        "shape": list(bridge.shape),
         "net": bridge._graph.ops,
         "net_label": bridge._label,
         "settings": settings._asdict(),
@@ -141,81 +140,6 @@ def _save_ends(
         told.append({"rows": end.shape[0], "columns": end.shape[1], "dtype": end.dtype,
                      "scale": scale, "shift": shift, "sha256": end.unchanged()})  # fmt: skip
     return told
-
-
-def _write(path: str, content: bytes) -> None:
-    """Beside the target, synced, renamed: the target is the old file or the new one, never a part."""
-    target = _target(path)
-    folder, name = os.path.split(target)
-    start = _part_start(name)
-    _remove_stale(folder, start)
-    part = os.path.join(folder, f"{start}{os.getpid()}-{secrets.token_hex(4)}.part")
-    _parts.add(part)
-    try:
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        with open(descriptor, "wb") as file:
-            with contextlib.suppress(FileNotFoundError):
-                os.fchmod(file.fileno(), os.stat(target).st_mode & 0o777)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, target)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            os.unlink(part)
-        if isinstance(error, OSError) and error.errno is not None:
-            raise type(error)(error.errno, error.strerror, path) from None  # not the part's name
-        raise
-    finally:
-        _parts.discard(part)
-    with contextlib.suppress(OSError):  # not to be read, or not to be synced
-        directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
-
-
-def _target(path: str) -> str:
-    """The file to replace; OSError where something else is there. A link stays a link."""
-    target = os.path.realpath(path)
-    try:
-        mode = os.stat(target).st_mode
-    except (FileNotFoundError, NotADirectoryError):
-        return target
-    if stat.S_ISDIR(mode):
-        raise IsADirectoryError(errno.EISDIR, "expected the path of a file, got a directory", path)
-    if not stat.S_ISREG(mode):
-        raise OSError(errno.EINVAL, "expected the path of a regular file, got another kind", path)
-    return target
-
-
-def _part_start(name: str) -> str:
-    """With what the part files of one target begin, from any process of this machine."""
-    told = os.fsencode(f"{os.uname().nodename}/{name}")
-    return f".{name[:30]}.{hashlib.sha256(told).hexdigest()[:16]}."
-
-
-def _remove_stale(folder: str, start: str) -> None:
-    """Removes what saves of the same file left that were killed."""
-    with contextlib.suppress(OSError):
-        for name in os.listdir(folder):
-            pid = name.removeprefix(start).partition("-")[0]
-            if not (name.startswith(start) and name.endswith(".part") and pid.isdecimal()):
-                continue
-            path = os.path.join(folder, name)
-            if not (path in _parts if int(pid) == os.getpid() else _alive(int(pid))):
-                os.unlink(path)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except OSError:
-        return True
-    return True
 
 
 # ---- reading ----
@@ -346,7 +270,8 @@ def _bridge(
     from .bridge import Bridge
 
     try:
-        graph = Graph(_field(told, "net", list)).check()
+        graph = Graph(_field(told, "net", list))
+        _build.check_graph(graph, graph.dim)
         settings = Settings.restored(_field(told, "settings", dict))
     except (ValueError, TypeError) as error:
         _refuse(f"its description of the bridge is wrong: {error}", error)
@@ -361,13 +286,13 @@ def _bridge(
         if not np.isfinite(values).all() or (plane == "v" and (values < 0).any()):
             _refuse(f"the tensor '{direction}.{plane}' holds values that no training leaves there")
     position, parts = _history(tensors, told, MAX_FIT_STEPS)
-    ends = _load_ends(tensors, told, graph.dim, given)
+    ends = _load_ends(tensors, told, _shape(told, graph.dim), given)
     bridge = Bridge.__new__(Bridge)
     try:
         schedule = Schedule(_vector(tensors, "schedule.steps", MAX_STEPS))
-        bridge._start(
-            *ends, schedule, _reference(tensors, told, graph.dim), graph, settings.eased(*eased)
-        )
+        reference = _reference(tensors, told, graph.dim)
+        label = _word(told.get("net_label"), 200)
+        bridge._start(*ends, schedule, reference, graph, label, settings.eased(*eased))
         for (direction, plane), values in planes.items():
             bridge._core.set_plane(direction, plane, values)
         log = parts.pop() if position["steps"] else None
@@ -378,8 +303,9 @@ def _bridge(
     except (ValueError, TypeError) as error:
         _refuse(f"its description of the bridge is wrong: {error}", error)
     bridge._finished = parts
-    bridge._label = _word(told.get("net_label"), 120)
-    _warn_of_build(*(_word(told.get(key), 80) for key in ("isa", "compiler", "version")))
+    made = (_word(told.get(key), 80) for key in ("isa", "compiler", "version"))
+    used = _word(told.get("precision", PRECISIONS[0]), 20)
+    _warn_of_build(*made, used=used, use=_build.precision_in_use(settings.precision))
     return bridge
 
 
@@ -409,19 +335,29 @@ def _history(
 
 
 def _load_ends(
-    tensors: _Tensors, told: dict[str, Any], dim: int, given: dict[str, object]
+    tensors: _Tensors, told: dict[str, Any], shape: Shape, given: dict[str, object]
 ) -> tuple[End, End]:
     descriptions = _field(told, "ends", list)
     if len(descriptions) != 2:
         _refuse(f"expected a description of 2 ends, got {len(descriptions)}")
     source, prior = (
-        _load_end(tensors, name, description, dim, given[name])
+        _load_end(tensors, name, description, shape, given[name])
         for name, description in zip(ENDS, descriptions, strict=True)
     )
     return source, prior
 
 
-def _load_end(tensors: _Tensors, name: str, told: object, dim: int, given: object) -> End:
+def _shape(told: dict[str, Any], dim: int) -> Shape:
+    """Shape of a point: (d,), or (c, h, w)."""
+    shape = told.get("shape", [dim])
+    whole = isinstance(shape, list) and len(shape) in (1, 3) and all(map(_is_count, shape))
+    if not whole or math.prod(shape) != dim:
+        _refuse(f"its points have shape {shown(shape)}, its net reads {dim} numbers")
+    return tuple(shape)
+
+
+def _load_end(tensors: _Tensors, name: str, told: object, shape: Shape, given: object) -> End:
+    dim, image = math.prod(shape), shape if len(shape) == 3 else None
     if not isinstance(told, dict):
         _refuse(f"its description of the {name} is wrong")
     if not told:
@@ -430,11 +366,11 @@ def _load_end(tensors: _Tensors, name: str, told: object, dim: int, given: objec
                 f"{name}: the checkpoint's {name} is a Gaussian, which it holds itself"
             )
         mean = tensors.take(f"{name}.mean", "float64", (dim,))
-        shape = tensors.shape(f"{name}.cov")
-        if shape != (dim,) * len(shape) or len(shape) > 2:
-            _refuse(f"the tensor '{name}.cov' has shape {shape} in dimension {dim}")
+        axes = tensors.shape(f"{name}.cov")
+        if axes != (dim,) * len(axes) or len(axes) > 2:
+            _refuse(f"the tensor '{name}.cov' has shape {axes} in dimension {dim}")
         try:
-            return End(name, gaussian=Gaussian(mean, tensors.take(f"{name}.cov", "float64", shape)))
+            return End(name, gaussian=Gaussian(mean, tensors.take(f"{name}.cov", "float64", axes)))
         except ValueError as error:
             _refuse(f"its {name} is wrong: {error}", error)
     n: Any = told.get("rows")
@@ -443,15 +379,16 @@ def _load_end(tensors: _Tensors, name: str, told: object, dim: int, given: objec
     if not _is_count(n) or told.get("columns") != dim or dtype not in ("float32", "uint8"):
         _refuse(f"its description of the {name} is wrong")
     if given is not None:
-        end = End.of(name, given, dim)
+        end = End.of(name, given, End(name, shape=(n, dim), image=image))
     elif f"{name}.data" in tensors.names:
         data = tensors.take(f"{name}.data", str(dtype), (n, dim))
         try:
-            end = End.of(name, data, dim)
+            end = End.of(name, data.reshape(n, *shape))
         except (ValueError, TypeError) as error:
             _refuse(f"its {name} data are wrong: {error}", error)
     else:
-        end = End(name, shape=(n, dim), dtype=str(dtype), fingerprint=str(digest)[:64])
+        end = End(name, shape=(n, dim), image=image, dtype=str(dtype),
+                  fingerprint=str(digest)[:64])  # fmt: skip
     if [told.get("scale"), told.get("shift")] != list(end.scaling):
         _refuse(f"its {name} has a scale that this version does not know")
     if end.fingerprint() != digest or end.shape != (n, dim):
@@ -526,10 +463,12 @@ def _version() -> str:
     return __version__
 
 
-def _warn_of_build(isa: str, compiler: str, version: str) -> None:
+def _warn_of_build(isa: str, compiler: str, version: str, *, used: str, use: str) -> None:
     """Bits are promised for one build and instruction set; elsewhere a run goes on, and says so once."""
     made = f"instruction set {isa}, {compiler}, dsb {version}"
     here = f"instruction set {_core.isa()}, {_core.compiler()}, dsb {_version()}"
+    if use != used:
+        made, here = f"{made}, precision {used}", f"{here}, precision {use}"
     if made != here and (made, here) not in _warned:
         _warned.add((made, here))
         warnings.warn(

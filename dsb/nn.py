@@ -215,6 +215,10 @@ class Graph:
         """Whether there is a convolution in it."""
         return any(op["op"] == "conv" for op in self._ops)
 
+    def reads(self, name: str) -> bool:
+        """Whether there is an input of this name."""
+        return any(op["op"] == "input" and op["name"] == name for op in self._ops)
+
     def spans(self) -> Iterator[tuple[Parameter, slice]]:
         """Every parameter and its place in a plane."""
         offset = 0

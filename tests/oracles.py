@@ -145,9 +145,7 @@ def conv(x: Array, w: Array, b: Array, stride: int, up: int) -> Array:
     return np.moveaxis(y, 3, 1)
 
 
-def conv_backward(
-    x: Array, w: Array, stride: int, up: int, g: Array
-) -> tuple[Array, Array, Array]:
+def conv_backward(x: Array, w: Array, stride: int, up: int, g: Array) -> tuple[Array, Array, Array]:
     """Gradients to x, w and b."""
     seen = patches(x, w.shape[1], stride, up)
     dw = np.moveaxis(np.tensordot(g, seen, ((0, 2, 3), (0, 2, 3))), 1, 3)
@@ -400,9 +398,7 @@ class Net64:
             assert kind == "dropout"
             d[ins[0]] += g * self.masks.get(name, 1.0)
 
-    def _group_norm_backward(
-        self, op: Op, theta: Array, d: dict[str, Array], grad: Array
-    ) -> None:
+    def _group_norm_backward(self, op: Op, theta: Array, d: dict[str, Array], grad: Array) -> None:
         name, ins, g = op["name"], op["inputs"], d[op["name"]]
         n, inverse, z, y = self.saved[name]
         if op.get("silu"):

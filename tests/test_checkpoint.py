@@ -17,7 +17,7 @@ import pytest
 from conftest import assert_equal_bits, planes, small
 
 import dsb
-from dsb import _core, checkpoint
+from dsb import _core, _files, checkpoint
 from dsb.history import NOTHING
 
 STEPS = 20
@@ -277,10 +277,10 @@ def test_long_names(tmp_path, trained, name):
 
 def test_parts_of_dead_processes_are_removed(tmp_path, trained):
     ended = subprocess.run(["sh", "-c", "echo $$"], capture_output=True, text=True, check=True)
-    start = checkpoint._part_start("a")
+    start = _files.part_start("a")
     stale = [f"{start}{int(ended.stdout)}-0123.part", f"{start}{os.getpid()}-0123.part"]
     living = [f"{start}{os.getppid()}-0123.part", f"{start}x.part", ".a.part"]
-    living += [f"{checkpoint._part_start('b')}{int(ended.stdout)}-0123.part"]
+    living += [f"{_files.part_start('b')}{int(ended.stdout)}-0123.part"]
     for name in stale + living:
         (tmp_path / name).touch()
     trained.save(tmp_path / "a")
@@ -489,8 +489,8 @@ def test_foreign_safetensors(sound, nothing_built):
 
 def test_newer(sound, nothing_built):
     header, body = parts(sound)
-    header["__metadata__"]["dsb"] |= {"format": 2, "version": "9.1"}
-    with pytest.raises(ValueError, match=r"written by a newer dsb \(9.1, format 2\)"):
+    header["__metadata__"]["dsb"] |= {"format": checkpoint.FORMAT + 1, "version": "9.1"}
+    with pytest.raises(ValueError, match=r"written by a newer dsb \(9.1, format 3\)"):
         dsb.load(written(sound, header, body))
 
 

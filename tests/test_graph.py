@@ -33,12 +33,13 @@ def test_the_core_agrees(name):
     g = GRAPHS[name]()
     net = _core.Net(g.ops)
     assert (net.dim, net.n_parameters, net.plane) == (g.dim, g.n_parameters, g.plane)
-    ours = [(n, s, span.start) for n, s, span in g.spans()]
+    ours = [(p.name, p.stored, span.start) for p, span in g.spans()]
     assert ours == [(p["name"], tuple(p["shape"]), p["offset"]) for p in net.parameters]
     theta = net.initial(0)
-    for n, _, span in g.spans():
-        zero = name == "small" and n.startswith("linear_2")
-        assert (theta[span] == 0).all() == zero, n
+    zero = {op["name"] for op in g.ops if op.get("zero")}
+    norms = {f"{op['name']}.bias" for op in g.ops if op["op"] == "group_norm"}
+    for p, span in g.spans():
+        assert (theta[span] == 0).all() == (p.name in norms or p.name.rsplit(".", 1)[0] in zero)
 
 
 def test_json_and_copies():

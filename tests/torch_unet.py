@@ -111,9 +111,7 @@ class TorchUNet(nn.Module):
     ):
         super().__init__()
         self.channels, wide, plain = channels, 4 * channels, resample == "plain"
-        self.time_embed = nn.Sequential(
-            nn.Linear(channels, wide), nn.SiLU(), nn.Linear(wide, wide)
-        )
+        self.time_embed = nn.Sequential(nn.Linear(channels, wide), nn.SiLU(), nn.Linear(wide, wide))
         if classes is not None:
             self.label_emb = nn.Embedding(classes, wide)
 
