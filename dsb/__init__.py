@@ -8,6 +8,8 @@ Five iterations between a Gaussian and a Swiss roll:
     y = bridge.sample(1000)
     bridge.save("swiss.safetensors")
     bridge = dsb.load("swiss.safetensors")
+
+Images are arrays (n, c, h, w), and their nets `dsb.UNet`.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from .history import History, Record
 from .mlp import MLP
 from .reference import OU, Brownian
 from .schedule import Schedule
+from .unet import UNet
 
 if TYPE_CHECKING:
     from . import datasets, metrics, nn, plot
@@ -47,6 +50,7 @@ __all__ = [
     "History",
     "Record",
     "Schedule",
+    "UNet",
     "datasets",
     "get_num_threads",
     "info",

@@ -65,6 +65,16 @@ def warn_of_scale(end: End) -> None:
         )
 
 
+def warn_of_axes(end: End) -> None:
+    """Where channels seem to stand last."""
+    if end.image is not None and end.image[2] <= 4 < end.image[0]:
+        warnings.warn(
+            f"{end.name}: images are taken as [n, c, h, w], so these have {end.image[0]} channels; where "
+            "channels come last, give x.transpose(0, 3, 1, 2)",
+            stacklevel=3,
+        )
+
+
 def check_process(schedule: object, reference: object, settings: Settings) -> None:
     if not isinstance(schedule, Schedule):
         hint = "; write dsb.Schedule(steps)" if not isinstance(schedule, str) else ""

@@ -200,6 +200,7 @@ class Bridge(Facts):
         self._start(start, end, schedule, reference, graph, label, settings)
         for side in (start, end):
             _build.warn_of_scale(side)
+            _build.warn_of_axes(side)
         _build.warn_of_precision(settings.precision)
 
     def _start(

@@ -1,13 +1,17 @@
-"""Toy data in the plane, as the literature on diffusion Schrödinger bridges uses them."""
+"""Toy data: points in the plane, as the literature on diffusion Schrödinger bridges has them, and images."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from . import _core
-from ._check import F32, F64, integer, nearest, shown
+from ._check import F32, F64, choice, integer, nearest, path_of, shown
+
+U8 = NDArray[np.uint8]
 
 _STREAM = 9  # csrc/base/philox.h, DSB_STREAM_USER; the number of the set stands above its low byte
 
@@ -183,3 +187,68 @@ def toy(name: str, n: int = 10_000, seed: int = 0) -> F32:
     n, seed = integer("n", n, 1, 2**31 - 1), integer("seed", seed, 0)
     draw = _Draw(seed, NAMES.index(found) + 1, n)
     return np.ascontiguousarray(_SETS[found](draw, n), dtype=np.float32)
+
+
+# ---- images ----
+
+# Distance from the edge, positive inside, of a figure of radius 1 at points (x, y).
+_FIGURES: dict[str, Callable[[F64, F64], F64]] = {
+    "discs": lambda x, y: 1.0 - np.hypot(x, y),
+    "rings": lambda x, y: 0.25 - np.abs(np.hypot(x, y) - 0.75),
+    "squares": lambda x, y: 0.8 - np.maximum(np.abs(x), np.abs(y)),
+    "crosses": lambda x, y: np.maximum(
+        np.minimum(1.0 - np.abs(x), 0.3 - np.abs(y)), np.minimum(1.0 - np.abs(y), 0.3 - np.abs(x))
+    ),
+}
+
+
+def images(name: str = "shapes", n: int = 5000, size: int = 16, seed: int = 0) -> U8:
+    r"""n grey images of one white figure each, at a random place and of a random radius.
+
+    Parameters
+    ----------
+    name : {"shapes", "discs", "rings", "squares", "crosses"}
+        "shapes": one of the others at random. They are drawn without edges of the pixels' staircase.
+    n : int
+        Number of images.
+    size : int
+        Height and width, from 4; radii are uniform on [.2, .35] of it.
+    seed : int
+        Equal seeds, equal images; those of different names are independent.
+
+    Returns
+    -------
+    ndarray, shape (n, 1, size, size), uint8
+    """
+    which = choice("name", name, ("shapes", *_FIGURES))
+    n, seed = integer("n", n, 1, 2**31 - 1), integer("seed", seed, 0)
+    size = integer("size", size, 4, 256)
+    figures = list(_FIGURES.values())
+    number = len(NAMES) + 1 + ["shapes", *_FIGURES].index(which)
+    u = _Draw(seed, number, n).uniform(4)
+    radius = size * (0.2 + 0.15 * u[:, 0])
+    low = radius + 0.5
+    centre = low + u[:, 1:3].T * (size - 2.0 * low)
+    kind = (u[:, 3] * len(figures)).astype(int)
+    at = np.arange(size) + 0.5
+    found = np.empty((n, 1, size, size), np.uint8)
+    for i in range(n):
+        x, y = (at[None, :] - centre[0, i]) / radius[i], (at[:, None] - centre[1, i]) / radius[i]
+        inside = (figures[kind[i]] if which == "shapes" else _FIGURES[which])(x, y)
+        found[i, 0] = np.rint(255.0 * np.clip(inside * radius[i] + 0.5, 0.0, 1.0))
+    return found
+
+
+def idx_images(path: str | os.PathLike[str]) -> U8:
+    """Images of a file in the format of MNIST (idx3-ubyte, also .gz), shape (n, 1, h, w), uint8."""
+    import gzip
+
+    path = path_of(path)
+    with open(path, "rb") as file:
+        content = file.read()
+    if content[:2] == b"\x1f\x8b":
+        content = gzip.decompress(content)
+    head = np.frombuffer(content[:16], ">u4").astype(int)
+    if len(head) < 4 or head[0] != 0x803 or len(content) != 16 + head[1] * head[2] * head[3]:
+        raise ValueError(f"{path}: not a whole file of images in the format of MNIST (idx3-ubyte)")
+    return np.frombuffer(content, np.uint8, offset=16).reshape(head[1], 1, head[2], head[3])

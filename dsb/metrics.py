@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from . import _core
-from ._check import F64, integer, rows
+from ._check import F32, F64, Rows, integer, rows
+from .gaussian import scaling
 
 _STREAM = 9 | 255 << 8  # csrc/base/philox.h, DSB_STREAM_USER, apart from the data sets
 
@@ -19,7 +20,8 @@ def sliced_wasserstein(x: ArrayLike, y: ArrayLike, projections: int = 200, seed:
 
     Parameters
     ----------
-    x, y : array_like, shapes (n, d) and (m, d)
+    x, y : array_like, shapes (n, d) and (m, d), or (n, c, h, w) and (m, c, h, w)
+        Bytes are read on the scale -1 .. 1, as `Bridge` reads them.
     projections : int
         Number of directions.
     seed : int
@@ -36,12 +38,17 @@ def sliced_wasserstein(x: ArrayLike, y: ArrayLike, projections: int = 200, seed:
     TypeError, ValueError
         As for the data of a `Bridge`.
     """
-    a = rows("x", x, least=1)
-    b = rows("y", y, least=1, dim=a.shape[1])
+    a = _floats(rows("x", x, least=1))
+    b = _floats(rows("y", y, least=1, dim=a.shape[1]))
     count = integer("projections", projections, 1, 2**24)
     directions = _core.normals(integer("seed", seed, 0), _STREAM, 0, 0, count, a.shape[1])
     units = (directions / np.linalg.norm(directions, axis=1, keepdims=True)).astype(np.float64)
     return float(np.sqrt(np.mean([_line(a @ u, b @ u) for u in units])))
+
+
+def _floats(found: Rows) -> F32:
+    scale, shift = scaling(found.dtype)
+    return found.astype(np.float32, copy=False) * np.float32(scale) + np.float32(shift)
 
 
 def _line(a: F64, b: F64) -> float:

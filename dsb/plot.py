@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's colours, told apart with any colour vision and in grey.
 BACKWARD, FORWARD, LINES = "#D55E00", "#0072B2", "#7F7F7F"
+MANY = 1024  # coordinates, from which on a covariance matrix takes too long
 
 
 class _Figure(Figure):
@@ -62,10 +63,13 @@ class Projection(NamedTuple):
 
 
 def snapshot(bridge: Bridge, n: int = 2000, seed: int = 0) -> Snapshot:
-    """n paths of each direction, for `marginals`; take one in a callback of `fit` to compare iterations."""
+    """n paths of each direction, for `marginals`; take one in a callback of `fit` to compare iterations.
+
+    Images become rows of numbers.
+    """
     n = integer("n", n, 1)
-    backward = bridge.paths(n, direction="backward", seed=seed)
-    forward = bridge.paths(n, direction="forward", seed=seed)
+    backward = bridge.paths(n, direction="backward", seed=seed).reshape(n, -1, bridge.dim)
+    forward = bridge.paths(n, direction="forward", seed=seed).reshape(n, -1, bridge.dim)
     return Snapshot(bridge.iteration, bridge.schedule.times, backward, forward)
 
 
@@ -133,7 +137,8 @@ def trajectories(paths: ArrayLike, *, times: ArrayLike | None = None, view: str 
     Parameters
     ----------
     paths : array_like, shape (n, N + 1, d)
-        As `Bridge.paths` gives them, in the order of their direction; some fifty are readable.
+        As `Bridge.paths` gives them, in the order of their direction; some fifty are readable. Those of
+        images are taken as points in R^(c h w).
     times : array_like, shape (N + 1,), optional
         For d = 1, where the horizontal axis is the time; default: number of the step.
     view : {"pca", "first"}
@@ -144,6 +149,8 @@ def trajectories(paths: ArrayLike, *, times: ArrayLike | None = None, view: str 
     matplotlib.figure.Figure
     """
     lines = array("paths", paths)
+    if lines.ndim == 5:
+        lines = lines.reshape(*lines.shape[:2], -1)  # images
     if lines.ndim != 3 or 0 in lines.shape or lines.dtype.kind != "f":
         raise ValueError(
             f"paths: expected floats of shape (n, N + 1, d), got {lines.dtype} of shape {lines.shape}"
@@ -174,6 +181,48 @@ def trajectories(paths: ArrayLike, *, times: ArrayLike | None = None, view: str 
     return figure
 
 
+def images(x: ArrayLike, *, columns: int = 10) -> Figure:
+    """Images side by side, or paths of images with a line for each.
+
+    Parameters
+    ----------
+    x : array_like, shape (n, c, h, w) or (n, N + 1, c, h, w)
+        Bytes, or floats on the scale -1 .. 1 (cut off beyond); c is 1, grey, or 3, red, green and blue.
+    columns : int
+        Images in a line; of a path as many states, evenly spread from its start to its end.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    found = array("x", x)
+    columns = integer("columns", columns, 1, 200)
+    if found.ndim not in (4, 5) or 0 in found.shape or found.shape[-3] not in (1, 3):
+        raise ValueError(
+            "x: expected shape (n, c, h, w) or (n, N + 1, c, h, w) with c = 1 or 3, "
+            f"got shape {found.shape}"
+        )
+    if found.dtype.kind != "f" and found.dtype != np.uint8:
+        raise TypeError(f"x: expected floats or bytes (uint8), got {found.dtype}")
+    if found.ndim == 5:
+        at = np.unique(np.linspace(0, found.shape[1] - 1, columns).round().astype(int))
+        found, columns = found[:, at].reshape(-1, *found.shape[2:]), len(at)
+    columns = min(columns, len(found))
+    scaled = found / 255.0 if found.dtype == np.uint8 else np.clip((found + 1.0) / 2.0, 0.0, 1.0)
+    c, h, w = found.shape[1:]
+    lines = -(-len(found) // columns)
+    sheet = np.ones((lines * columns, c, h + 1, w + 1))
+    sheet[: len(found), :, :h, :w] = scaled
+    sheet = sheet.reshape(lines, columns, c, h + 1, w + 1).transpose(0, 3, 1, 4, 2)
+    sheet = sheet.reshape(lines * (h + 1), columns * (w + 1), c)[:-1, :-1]
+    inches = min(1.0, 10 / columns)  # of an image
+    figure = _Figure(figsize=(inches * columns, inches * lines * h / w))
+    ax = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+    ax.imshow(sheet if c == 3 else sheet[:, :, 0], cmap="gray", vmin=0.0, vmax=1.0)
+    ax.set_axis_off()
+    return figure
+
+
 def projection(points: ArrayLike, view: str = "pca") -> Projection:
     """The coordinates that the pictures show of points, shape (n, d): all of them where d is 1 or 2."""
     found = np.asarray(points, dtype=np.float64)
@@ -185,7 +234,13 @@ def projection(points: ArrayLike, view: str = "pca") -> Projection:
         labels = tuple(f"{name} of {d}" if d > 2 else name for name in names)
         return Projection(np.zeros(d), np.eye(d)[:, :shown], labels)
     mean = found.mean(axis=0)
-    values, vectors = np.linalg.eigh(np.cov(found, rowvar=False))
+    if d > MANY:  # the same axes from products of some of the points
+        some = found[:: -(-len(found) // MANY)] - mean
+        values, vectors = np.linalg.eigh(some @ some.T)
+        vectors = some.T @ vectors[:, -2:]
+        vectors /= np.linalg.norm(vectors, axis=0) + 1e-300
+    else:
+        values, vectors = np.linalg.eigh(np.cov(found, rowvar=False))
     share = 100 * values[::-1] / values.sum()
     basis = vectors[:, ::-1][:, :2]
     basis = basis * np.sign(basis[np.abs(basis).argmax(axis=0), [0, 1]])  # else free to flip
