@@ -227,10 +227,11 @@ class Net64:
         self.widths: dict[str, int] = {}
         self.sizes: dict[str, tuple[int, int] | None] = {}
         for op in self.ops:
-            self._declare(op)
+            self.declare(op)
         self.output = self.ops[-1]["name"]
 
-    def _declare(self, op: Op) -> None:
+    def declare(self, op: Op) -> None:
+        """Notes what an op makes and which parameters it has."""
         name, kind, ins = op["name"], op["op"], op.get("inputs", [])
         width = op.get("width", sum(self.widths[i] for i in ins) if kind == "concat" else 1)
         size = self.sizes[ins[0]] if ins and kind not in ("embed", "lookup") else None
@@ -413,14 +414,21 @@ class Net64:
 
 
 def initial_weights(net: Net64, seed: int, draw: int) -> Array:
-    """Uniform on +-1/sqrt(fan in), PyTorch's layers, from the init stream."""
+    """PyTorch's: uniform on +-1/sqrt(fan in), norms 1 and 0, tables normal; from the init stream."""
     plane = np.zeros(net.plane)
-    for number, (name, (offset, shape)) in enumerate(net.places.items()):
+    word = stream_word("init", draw)
+    for number, (name, (_, shape)) in enumerate(net.places.items()):
         size = math.prod(shape)
-        fan_in = net.places[name.rsplit(".", 1)[0] + ".weight"][1][1]
         quads = -(-size // 4)
-        u = uniforms(seed, stream_word("init", draw), number, 0, quads, 4).ravel()[:size]
-        plane[offset : offset + size] = (2.0 * u - 1.0) / math.sqrt(fan_in)
+        if net.kinds[name] == "group_norm":
+            value: Any = float(name.endswith("weight"))
+        elif net.kinds[name] == "lookup":
+            value = normals(seed, word, number, 0, quads, 4).ravel()[:size].reshape(shape)
+        else:
+            fan_in = math.prod(net.places[name.rsplit(".", 1)[0] + ".weight"][1][1:])
+            u = uniforms(seed, word, number, 0, quads, 4).ravel()[:size]
+            value = ((2.0 * u - 1.0) / math.sqrt(fan_in)).reshape(shape)
+        net.get(plane, name)[...] = value
     return plane
 
 

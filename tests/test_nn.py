@@ -23,20 +23,18 @@ def close(got, expected, tolerance=1e-5):
 
 
 class Graph:
-    """Appends ops, knowing each value's width and whether it depends on x and on parameters."""
+    """Appends ops, knowing each value's width and size and whether it depends on x."""
 
-    def __init__(self, dim):
+    def __init__(self, dim, *more):
         self.ops = [{"op": "input", "name": "x", "width": dim}, {"op": "input", "name": "t"}]
-        self.width, self.from_x = {"x": dim}, {"x": True}
+        self.ops += [{"op": "input", "name": name, "width": width} for name, width in more]
+        self.net, self.from_x = oracles.Net64(self.ops), {"x": True}
+        self.width, self.size = self.net.widths, self.net.sizes
 
-    def put(self, kind, *inputs, width=None, **more):
+    def put(self, kind, *inputs, **fields):
         name = f"{kind}{len(self.ops)}"
-        op = {"op": kind, "name": name, "inputs": list(inputs), **more}
-        if width is not None:
-            op["width"] = width
-        self.ops.append(op)
-        widths = [self.width[i] for i in inputs if i != "t"]
-        self.width[name] = width or (sum(widths) if kind == "concat" else widths[0])
+        self.ops.append({"op": kind, "name": name, "inputs": list(inputs), **fields})
+        self.net.declare(self.ops[-1])
         self.from_x[name] = any(self.from_x.get(i, False) for i in inputs)
         return name
 
@@ -108,7 +106,7 @@ def random_net(seed):
 
 
 def inputs_for(ops, rows, seed=0, one_time=False):
-    """Core net, reference net, and float32 theta, x, t, cotangent."""
+    """Core net, reference net, and float32 theta, x, t, cotangent, and what else the net reads."""
     net, reference = _core.Net(ops), oracles.Net64(ops)
     rng = np.random.default_rng(1000 * rows + seed)
     theta = net.initial(seed + 5)
@@ -117,36 +115,54 @@ def inputs_for(ops, rows, seed=0, one_time=False):
     if one_time:
         t[:] = 7.25
     dy = rng.normal(size=(rows, reference.widths[reference.output])).astype(np.float32)
-    return net, reference, theta, x, t, dy
+    more = {}
+    if "cond" in reference.widths:
+        more["cond"] = rng.normal(size=(rows, reference.widths["cond"])).astype(np.float32)
+    for op in ops:
+        if op["op"] == "lookup":
+            more["label"] = rng.integers(0, op["classes"], rows).astype(np.float32)
+        if op["op"] == "group_norm":  # neither 1 nor 0
+            for p, middle in (("weight", 1.0), ("bias", 0.0)):
+                values = reference.get(theta, f"{op['name']}.{p}")
+                values[...] = middle + 0.3 * rng.normal(size=values.shape)
+    return net, reference, theta, x, t, dy, more
 
 
-def check_net(ops, rows, seed=0):
+def check_net(ops, rows, seed=0, chunks=(1, 7, 64)):
     """Forward, gradient and vjp of a net against the reference; bits of chunks and of plans."""
-    net, reference, theta, x, t, dy = inputs_for(ops, rows, seed)
-    expected = reference.forward(theta, x, t)
+    net, reference, theta, x, t, dy, more = inputs_for(ops, rows, seed)
+    expected = reference.forward(theta, x, t, **more)
     grad64, dx64 = reference.backward(theta, dy)
-    y = net.forward(theta, x, t)
+    y = net.forward(theta, x, t, **more)
     close(y, expected)
-    assert np.array_equal(y, net.forward(theta, x, t, rows=rows))
+    assert np.array_equal(y, net.forward(theta, x, t, rows=rows, **more))
     one_time = np.full_like(t, t[0])
-    close(net.forward(theta, x, one_time), reference.forward(theta, x, one_time))
-    for chunk in (1, 7, 64):
+    close(net.forward(theta, x, one_time, **more), reference.forward(theta, x, one_time, **more))
+    check_bits(net, theta, x, t, dy, rows, chunks, **more)
+    for chunk in chunks:
         if chunk < rows or chunk == 64:
-            assert np.array_equal(net.forward(theta, x, t, rows=chunk), y)
-            got, grad = net.gradient(theta, x, t, dy, rows=chunk)
-            kept = net.gradient(theta, x, t, dy, rows=chunk, keep=True)
+            grad = net.gradient(theta, x, t, dy, rows=chunk, **more)[1]
+            for name in reference.places:
+                close(reference.get(grad, name), reference.get(grad64, name), 2e-5)
+    close(net.vjp(theta, x, t, dy, **more)[1], dx64, 2e-5)
+
+
+def check_bits(net, theta, x, t, dy, rows, chunks=(1, 7, 64), **more):
+    """A row's bits depend neither on its neighbours nor on what shares memory."""
+    y = net.forward(theta, x, t, **more)
+    _, dx = net.vjp(theta, x, t, dy, **more)
+    for chunk in chunks:
+        if chunk < rows or chunk == 64:
+            assert np.array_equal(net.forward(theta, x, t, rows=chunk, **more), y)
+            got, grad = net.gradient(theta, x, t, dy, rows=chunk, **more)
+            kept = net.gradient(theta, x, t, dy, rows=chunk, keep=True, **more)
             assert np.array_equal(got, kept[0])
             assert np.array_equal(got, y)
             assert np.array_equal(grad, kept[1])
-            for name in reference.places:
-                close(reference.get(grad, name), reference.get(grad64, name), 2e-5)
-            got, dx = net.vjp(theta, x, t, dy, rows=chunk)
-            kept = net.vjp(theta, x, t, dy, rows=chunk, keep=True)
-            assert np.array_equal(got, y)
-            assert np.array_equal(kept[0], y)
-            assert np.array_equal(dx, kept[1])
-            close(dx, dx64, 2e-5)
-    assert np.array_equal(net.vjp(theta, x, t, dy, rows=1)[1], net.vjp(theta, x, t, dy)[1])
+            for keep in (False, True):
+                got, again = net.vjp(theta, x, t, dy, rows=chunk, keep=keep, **more)
+                assert np.array_equal(got, y)
+                assert np.array_equal(again, dx)
 
 
 # ---- the reference itself ----
@@ -155,7 +171,7 @@ def check_net(ops, rows, seed=0):
 @pytest.mark.parametrize("seed", SEEDS)
 def test_reference_backward(seed):
     """The float64 gradients by a random tangent and a random cotangent."""
-    _, net, theta, x, t, dy = inputs_for(random_net(seed), 5, seed)
+    _, net, theta, x, t, dy, _ = inputs_for(random_net(seed), 5, seed)
     rng = np.random.default_rng(seed)
     theta, x = theta.astype(np.float64), x.astype(np.float64)
     d_theta, d_x = rng.normal(size=theta.shape), rng.normal(size=x.shape)
@@ -284,7 +300,7 @@ def test_nets_that_cannot_learn_are_refused(ops):
 
 
 def test_no_rows():
-    net, _, theta, x, t, dy = inputs_for(oracles.mlp(3, 16), 4)
+    net, _, theta, x, t, dy, _ = inputs_for(oracles.mlp(3, 16), 4)
     assert net.forward(theta, x[:0], t[:0]).shape == (0, 3)
     y, grad = net.gradient(theta, x[:0], t[:0], dy[:0])
     assert y.shape == (0, 3)

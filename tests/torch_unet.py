@@ -58,8 +58,9 @@ class Attention(nn.Module):
         qkv = self.qkv(self.norm(flat)).reshape(rows, self.heads, 3, c // self.heads, h * w)
         q, k, v = qkv.unbind(dim=2)
         score = torch.einsum("rhdp,rhds->rhps", q, k) / math.sqrt(c // self.heads)
-        y = torch.einsum("rhps,rhds->rhdp", score.float().softmax(dim=3).to(v) if
-                         score.dtype == torch.bfloat16 else score.softmax(dim=3), v)  # fmt: skip
+        exact = torch.float32 if score.dtype == torch.bfloat16 else None  # under autocast
+        weight = functional.softmax(score, dim=3, dtype=exact).to(v.dtype)
+        y = torch.einsum("rhps,rhds->rhdp", weight, v)
         return (flat + self.proj_out(y.reshape(rows, c, h * w))).reshape(x.shape)
 
 
