@@ -150,3 +150,53 @@ def test_sliced_wasserstein_of_shifted_points():
     assert sliced_wasserstein(x, x + shift, 2000) == pytest.approx(expected, rel=0.05)
     with pytest.raises(ValueError, match="y: expected 3 columns"):
         sliced_wasserstein(x, x[:, :2])
+
+
+# ---- images ----
+
+
+def test_images():
+    names = ("shapes", "discs", "rings", "squares", "crosses")
+    found = {name: dsb.datasets.images(name, 300, size=12, seed=1) for name in names}
+    for name, x in found.items():
+        assert x.shape == (300, 1, 12, 12)
+        assert x.dtype == np.uint8
+        assert x.max(axis=(1, 2, 3)).min() > 200, name  # a figure in each
+        edge = np.concatenate([x[:, 0, 0], x[:, 0, -1], x[:, 0, :, 0], x[:, 0, :, -1]])
+        assert edge.mean() < 2  # and all of it
+        assert len(np.unique(x, axis=0)) == 300
+    discs = found["discs"][:, 0] / 255.0
+    radius = np.sqrt(discs.sum((1, 2)) / np.pi)
+    assert (radius > 0.19 * 12).all()
+    assert (radius < 0.36 * 12).all()
+    np.testing.assert_array_equal(dsb.datasets.images("discs", 9, 12, 1), found["discs"][:9])
+    assert (dsb.datasets.images("discs", 9, 12, 2) != found["discs"][:9]).any()
+    kinds = [np.isin(found["shapes"][:, 0].sum((1, 2)), found[k][:, 0].sum((1, 2))) for k in names]
+    assert kinds[0].all()
+    with pytest.raises(ValueError, match=r"name: .*'ring'; did you mean 'rings'"):
+        dsb.datasets.images("ring")
+    with pytest.raises(ValueError, match=r"size: .*at least 4"):
+        dsb.datasets.images("rings", size=3)
+
+
+def test_images_of_files(tmp_path):
+    import gzip
+
+    x = np.random.default_rng(0).integers(0, 256, (7, 1, 4, 5), dtype=np.uint8)
+    head = np.array([0x803, 7, 4, 5], ">u4").tobytes()
+    (tmp_path / "a").write_bytes(head + x.tobytes())
+    (tmp_path / "b.gz").write_bytes(gzip.compress(head + x.tobytes()))
+    for name in ("a", "b.gz"):
+        np.testing.assert_array_equal(dsb.datasets.idx_images(tmp_path / name), x, strict=True)
+    for wrong in (b"", head, head + x.tobytes()[:-1], b"\0" + head + x.tobytes()):
+        (tmp_path / "c").write_bytes(wrong)
+        with pytest.raises(ValueError, match="c: not a whole file of images"):
+            dsb.datasets.idx_images(tmp_path / "c")
+
+
+def test_sliced_distance_of_images():
+    x = dsb.datasets.images("discs", 200, 8, seed=1)
+    scaled = (x * np.float32(2 / 255) - 1).astype(np.float32)
+    assert sliced_wasserstein(x, scaled) < 1e-5
+    near = sliced_wasserstein(x, dsb.datasets.images("discs", 150, 8, seed=2))
+    assert near < 0.5 * sliced_wasserstein(x, -scaled)

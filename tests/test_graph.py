@@ -18,8 +18,28 @@ def small_net(d=2):
     return g.check(d)
 
 
+def image_net():
+    g = Graph()
+    x, t, label = g.input("x", 2 * 24), g.input("t"), g.input("label")
+    h = g.conv(g.image(x, (4, 6)), 32)
+    told = g.linear(g.embed(t, 8), 64)
+    h = g.group_norm(h, told, groups=8, silu=True)
+    h = g.add(h, g.lookup(label, 5, 32))
+    a = g.attention(g.conv(h, 96, kernel=1, axes=3), heads=4)
+    low = g.upsample(g.dropout(g.pool(h), 0.2))
+    half = g.conv(g.conv(a, 16, stride=2), 16, up=True)
+    h = g.leaky_relu(g.silu(g.concat(h, a, low, half)))
+    g.flatten(g.conv(h, 2, zero=True))
+    return g.check(48)
+
+
 GRAPHS = {
     "small": small_net,
+    "images": image_net,
+    "U-Net": lambda: Graph(dsb.UNet(32, dropout=0.1).build((3, 12, 8))),
+    "U-Net, conditional": lambda: Graph(
+        dsb.UNet(32, (1, 2), 1, (8,), 2, False, 0.0, "plain", 1, 4).build((1, 8, 8))
+    ),
     "default": lambda: Graph(dsb.MLP().build(3)),
     "residual": lambda: Graph(dsb.MLP(24, depth=4, residual=True).build(3)),
     "leaky": lambda: Graph(dsb.MLP(widths=[5, 17], activation="leaky_relu", slope=0.2).build(1)),
@@ -42,14 +62,39 @@ def test_the_core_agrees(name):
         assert (theta[span] == 0).all() == (p.name in norms or p.name.rsplit(".", 1)[0] in zero)
 
 
-def test_json_and_copies():
-    g = small_net()
+@pytest.mark.parametrize("make", [small_net, image_net])
+def test_json_and_copies(make):
+    g = make()
     again = Graph.from_json(g.to_json())
     assert again == g
     assert again.ops == g.ops == Graph(g.ops).ops
-    g.ops[2]["inputs"][0] = "changed"  # of a copy
+    next(op for op in g.ops if "inputs" in op)["inputs"][0] = "changed"  # of a copy
+    for op in g.ops:
+        op.get("size", []).append(7)
     assert again == g
     assert Graph() != g
+
+
+def test_planes_in_pytorch_s_shapes():
+    g = image_net()
+    shapes = g.parameters
+    assert shapes["conv_0.weight"] == (32, 2, 3, 3)
+    assert shapes["conv_1.weight"] == (96, 32, 1)
+    assert shapes["lookup_0.weight"] == (5, 32)
+    rng = np.random.default_rng(0)
+    values = {name: rng.normal(size=s).astype(np.float32) for name, s in shapes.items()}
+    plane = g.pack(values)
+    assert np.count_nonzero(plane) == g.n_parameters
+    for name, value in g.unpack(plane).items():
+        np.testing.assert_array_equal(value, values[name], strict=True)
+        assert value.flags.c_contiguous
+        assert not np.shares_memory(value, plane)
+    places = {p.name: span for p, span in g.spans()}
+    stored = plane[places["conv_0.weight"]].reshape(32, 3, 3, 2)
+    np.testing.assert_array_equal(stored, values["conv_0.weight"].transpose(0, 2, 3, 1))
+    zero = {"conv_0.bias": np.zeros(32, np.float32)}
+    changed = g.unpack(g.pack(zero, plane))
+    assert [name for name in values if (changed[name] != values[name]).any()] == ["conv_0.bias"]
 
 
 def test_a_net_of_the_user_s_trains():
@@ -87,6 +132,76 @@ def op(**fields):
     return lambda: Graph(
         [{"op": "input", "name": "x", "width": 2}, {"op": "input", "name": "t"}, fields]
     )
+
+
+def on_image(method, *arguments, size=(4, 6), channels=32, **options):
+    """A method of a graph on an image."""
+
+    def make():
+        g = Graph()
+        h = g.image(g.input("x", channels * size[0] * size[1]), size)
+        getattr(g, method)(h, *arguments, **options)
+
+    return make
+
+
+def both(method, first, second):
+    """A method on two values: images, or vectors, of these widths and sizes."""
+
+    def make():
+        g = Graph()
+        x = g.input("x", 24)
+        values = []
+        for width, size in (first, second):
+            h = x if size is None else g.image(g.linear(x, 24), size)
+            values.append(g.linear(h, width) if size is None else g.conv(h, width))
+        getattr(g, method)(*values)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (on_image("linear", 3), "expected a vector, got the image 'image_0' of 32 channels, 4 x 6"),
+        (on_image("image", (2, 2)), "expected a vector, got the image"),
+        (on_image("conv", 3, kernel=5), "kernel: expected 1 or 3, got 5"),
+        (on_image("conv", 3, stride=3), "stride: expected 1 or 2, got 3"),
+        (on_image("conv", 3, axes=3), "axes: expected 4 where the kernel is 3 wide"),
+        (on_image("conv", 3, stride=2, up=True), "stride 1 where up=True"),
+        (on_image("conv", 0), "width: .*at least 1"),
+        (on_image("group_norm", groups=5), "32 channels cannot be split into 5 equal groups"),
+        (on_image("attention"), "expected 3 c channels.* got 32"),
+        (on_image("attention", heads=3, channels=12), "4 channels cannot be split into 3 equal heads"),
+        (on_image("pool", size=(3, 4)), "even height and width, got .* 3 x 4"),
+        (on_image("dropout", 1.0), r"rate: expected a number in \[0, 1\)"),
+        (on_image("upsample", size=(4000, 1), channels=1), "sizes up to 4096, got 8000 x 2"),
+        (both("add", (3, (4, 6)), (3, (6, 4))), "expected equal sizes, got .*4 x 6 and .*6 x 4"),
+        (both("add", (3, None), (3, (6, 4))), "the image first, got the vector .* and the image"),
+        (both("concat", (3, (4, 6)), (3, None)), "images of one size, got .*4 x 6 and the vector"),
+        (both("group_norm", (32, (4, 6)), (32, None)), "a vector of width 64, scale and then shift"),
+        (op(op="flatten", name="a", inputs=["x"]), "expected an image, got the vector 'x' of width 2"),
+        (op(op="conv", name="a", inputs=["x"], width=3), "expected an image, .*op 'image' makes one"),
+        (op(op="image", name="a", inputs=["x"], size=[3, 3]), "a multiple of 3 x 3 = 9 numbers, got 2"),
+        (op(op="image", name="a", inputs=["x"], size=[0, 3]), "size: .*at least 1"),
+        (op(op="dropout", name="a", inputs=["x"], rate=0.1), "expected an image"),
+        (op(op="lookup", name="a", inputs=["x"], classes=3, width=2), "lookup reads label only"),
+        (
+            lambda: Graph([{"op": "input", "name": "x", "width": 4},
+                           {"op": "image", "name": "a", "inputs": ["x"], "size": [2, 2]}]).check(),
+            "expected a vector at the end, got the image 'a' of 1 channels, 2 x 2: flatten it",
+        ),
+    ],
+)  # fmt: skip
+def test_refusals_of_images(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_size_that_is_no_pair():
+    for size in (3, [2], [2.0, 1]):
+        with pytest.raises(TypeError, match="size: expected"):
+            op(op="image", name="a", inputs=["x"], size=size)()
 
 
 @pytest.mark.parametrize(

@@ -113,6 +113,43 @@ def test_refusals(trained):
         plot.trajectories(np.zeros((3, 2, 1)), times=[1.0])
 
 
+def test_images():
+    x = dsb.datasets.images("shapes", 23, size=8)
+    scaled = (x * np.float32(2 / 255) - 1).astype(np.float32)
+    sheets = []
+    for given in (x, scaled, np.repeat(scaled, 3, axis=1)):
+        figure = plot.images(given, columns=10)
+        assert png(figure).startswith(b"\x89PNG")
+        sheets.append(np.asarray(figure.axes[0].images[0].get_array(), np.float64))
+    assert sheets[0].shape == (3 * 9 - 1, 10 * 9 - 1)
+    np.testing.assert_allclose(sheets[0][:8, 9:17], x[1, 0] / 255.0)
+    np.testing.assert_allclose(sheets[0][18:, 18:26], x[22, 0] / 255.0)
+    np.testing.assert_allclose(sheets[1], sheets[0], atol=1e-6)
+    np.testing.assert_allclose(sheets[2], np.repeat(sheets[0][:, :, None], 3, axis=2), atol=1e-6)
+    bridge = small(x, schedule=dsb.Schedule.constant(9, 0.01))
+    paths = bridge.paths(4, direction="forward")
+    sheet = plot.images(paths, columns=4).axes[0].images[0].get_array()
+    assert sheet.shape == (4 * 9 - 1, 4 * 9 - 1)
+    last = np.clip((paths[1, -1, 0] + 1) / 2, 0, 1)
+    np.testing.assert_allclose(sheet[9:17, 27:], last, atol=1e-6)
+    assert png(plot.trajectories(paths)).startswith(b"\x89PNG")
+    for wrong in (x[0], x[:0], np.repeat(x, 2, axis=1)):
+        with pytest.raises(ValueError, match=r"x: expected shape \(n, c, h, w\)"):
+            plot.images(wrong)
+    with pytest.raises(TypeError, match="x: expected floats or bytes"):
+        plot.images(x.astype(int))
+
+
+def test_many_coordinates():
+    """The main axes come from products of points, and are the same."""
+    rng = np.random.default_rng(0)
+    axes = np.linalg.qr(rng.normal(size=(1500, 2)))[0]
+    points = rng.normal(size=(3000, 2)) * [5.0, 3.0] @ axes.T + 0.01 * rng.normal(size=(3000, 1500))
+    found = plot.projection(points)
+    np.testing.assert_allclose(np.abs(found.basis.T @ axes), np.eye(2), atol=0.15)
+    np.testing.assert_allclose(found.basis.T @ found.basis, np.eye(2), atol=1e-9)
+
+
 def test_without_matplotlib(monkeypatch):
     monkeypatch.delitem(sys.modules, "dsb.plot")
     monkeypatch.delattr(dsb, "plot", raising=False)

@@ -417,9 +417,7 @@ def test_images_of_every_kind():
     """Floats, and views whose channels come last, are the same images."""
     last = np.ascontiguousarray(IMAGES.transpose(0, 2, 3, 1))
     scaled = (IMAGES * np.float32(2 / 255) - 1).astype(np.float32)
-    bridges = [
-        small(dsb.Gaussian(np.zeros(64), 0.3), reference=dsb.OU(0, 0.3), source=x) for x in ()
-    ]
+    bridges = []
     for x in (last.transpose(0, 3, 1, 2), scaled, scaled.astype(np.float64)):
         bridge = dsb.Bridge(x, net=SMALL, batch=8)
         assert bridge.source.shape == IMAGES.shape
