@@ -79,8 +79,8 @@ class Gaussian:
 
         Parameters
         ----------
-        data : array_like, shape (n, d)
-            At least two rows; uint8 is read on the scale -1 .. 1, as `Bridge` reads it.
+        data : array_like, shape (n, d) or (n, c, h, w)
+            At least two rows, or images, each taken as a point in R^(c h w); uint8 is read on the scale -1 .. 1, as `Bridge` reads it.
 
         Raises
         ------

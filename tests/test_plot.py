@@ -133,6 +133,8 @@ def test_images():
     last = np.clip((paths[1, -1, 0] + 1) / 2, 0, 1)
     np.testing.assert_allclose(sheet[9:17, 27:], last, atol=1e-6)
     assert png(plot.trajectories(paths)).startswith(b"\x89PNG")
+    bridge.fit(1, 3, progress=False)
+    assert png(plot.marginals(bridge, columns=2)).startswith(b"\x89PNG")
     for wrong in (x[0], x[:0], np.repeat(x, 2, axis=1)):
         with pytest.raises(ValueError, match=r"x: expected shape \(n, c, h, w\)"):
             plot.images(wrong)

@@ -441,6 +441,8 @@ def test_defaults_for_images():
     told = (s.batch, s.learning_rate, s.lr_schedule, s.clip, s.ema, s.precision, s.output)
     assert told == (128, 1e-4, "constant", 1.0, 0.999, "float32", "drift")
     assert bridge.net == Graph(dsb.UNet().build((1, 8, 8)))
+    assert dsb.info()["precisions"] == _core.precisions()
+    assert "float32" in repr(bridge)
     mlp = dsb.Bridge(IMAGES, net=dsb.MLP(16)).settings
     assert (mlp.batch, mlp.learning_rate, mlp.lr_schedule) == (512, 3e-3, "cosine")
     assert (mlp.clip, mlp.ema) == (0.0, 0.0)
