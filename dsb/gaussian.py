@@ -80,7 +80,8 @@ class Gaussian:
         Parameters
         ----------
         data : array_like, shape (n, d) or (n, c, h, w)
-            At least two rows, or images, each taken as a point in R^(c h w); uint8 is read on the scale -1 .. 1, as `Bridge` reads it.
+            At least two rows, or images, each taken as a point in R^(c h w); uint8 is read on the
+            scale -1 .. 1, as `Bridge` reads it.
 
         Raises
         ------
