@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from ._check import choice, flag, integer, real, shown
+import numpy as np
+
+from ._check import F32, choice, flag, integer, real, shown
 
 Op = dict[str, Any]
 Size = tuple[int, int]
@@ -33,14 +35,29 @@ class Parameter(NamedTuple):
 
     name: str
     shape: tuple[int, ...]
-    last: bool = (
-        False  # the second axis comes last in a plane: [out, in, kh, kw] as [out, kh, kw, in]
-    )
+    conv: bool = False  # [out, in, k, k], or [out, in, 1], is [out, k, k, in] in a plane
 
     @property
     def stored(self) -> tuple[int, ...]:
         """Shape in a plane."""
-        return (self.shape[0], *self.shape[2:], self.shape[1]) if self.last else self.shape
+        if not self.conv:
+            return self.shape
+        n_out, n_in, k = self.shape[:3]
+        return n_out, k, k, n_in
+
+    def read(self, stored: F32) -> F32:
+        """A copy, in PyTorch's shape, of what a plane holds."""
+        value = stored.reshape(self.stored)
+        return np.array(np.moveaxis(value, 3, 1) if self.conv else value, order="C").reshape(
+            self.shape
+        )
+
+    def write(self, value: F32) -> F32:
+        """What a plane holds of a value in PyTorch's shape."""
+        if not self.conv:
+            return value.reshape(-1)
+        n_out, k, _, n_in = self.stored
+        return np.moveaxis(value.reshape(n_out, n_in, k, k), 1, 3).reshape(-1)
 
 
 class Made(NamedTuple):
@@ -195,7 +212,7 @@ def _conv(where: str, op: Op, inputs: list[Value]) -> Made:
     if max(h, w) > MAX_SIDE:
         raise ValueError(f"{where}: expected sizes up to {MAX_SIDE}, got {times((h, w))}")
     shape = (op["width"], inputs[0].width, op["kernel"], op["kernel"])[: op["axes"]]
-    weight = Parameter(f"{op['name']}.weight", shape, last=True)
+    weight = Parameter(f"{op['name']}.weight", shape, conv=True)
     return Made(op["width"], (h, w), (weight, Parameter(f"{op['name']}.bias", (op["width"],))))
 
 

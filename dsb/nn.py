@@ -229,20 +229,14 @@ class Graph:
 
     def unpack(self, plane: F32) -> dict[str, F32]:
         """Copies of the parameters in a plane of the core, by name, in PyTorch's shapes."""
-        found = {}
-        for parameter, span in self.spans():
-            stored = plane[span].reshape(parameter.stored)
-            value = np.moveaxis(stored, -1, 1) if parameter.last else stored
-            found[parameter.name] = np.array(value, order="C")
-        return found
+        return {parameter.name: parameter.read(plane[span]) for parameter, span in self.spans()}
 
     def pack(self, values: Mapping[str, F32], onto: F32 | None = None) -> F32:
         """A plane of the core with `values`, in PyTorch's shapes; others are as in `onto`, or 0."""
         plane = np.zeros(self.plane, np.float32) if onto is None else onto.copy()
         for parameter, span in self.spans():
             if parameter.name in values:
-                value = np.asarray(values[parameter.name]).reshape(parameter.shape)
-                plane[span] = (np.moveaxis(value, 1, -1) if parameter.last else value).reshape(-1)
+                plane[span] = parameter.write(np.asarray(values[parameter.name]))
         return plane
 
     def check(self, dim: int | None = None) -> Graph:

@@ -2,8 +2,6 @@
 
 import csv
 import json
-import subprocess
-import sys
 import textwrap
 import warnings
 from pathlib import Path
@@ -164,6 +162,8 @@ class Pair:
         self.torch.set_num_threads(1)
         self.graph = Graph(dsb.UNet(**options).build(shape))
         self.net = _core.Net(self.graph.ops)
+        trained = Graph(dsb.UNet(**(options | {"dropout": 0.0})).build(shape))
+        self.trained = _core.Net(trained.ops)  # the same parameters, and no masks
         self.model = TorchUNet(shape[0], shape[1], **options).double().eval()
         state = {name: tuple(p.shape) for name, p in self.model.state_dict().items()}
         assert state == self.graph.parameters
@@ -199,7 +199,7 @@ class Pair:
         """Output, gradients by name, gradient to x."""
         x, dy = (a.reshape(len(a), -1) for a in (self.x, self.dy))
         told = {"precision": precision, **self.given()}
-        y, plane = self.net.gradient(self.theta, x, self.t, dy, **told)
+        y, plane = self.trained.gradient(self.theta, x, self.t, dy, **told)
         _, dx = self.net.vjp(self.theta, x, self.t, dy, **told)
         return (y.reshape(self.shape), self.graph.unpack(plane) | {"x": dx.reshape(self.shape)})
 
@@ -228,10 +228,7 @@ def test_torch_outputs_and_gradients(variant):
     close(y, expected, 1e-5)
     close_each(gradients, theirs, 1e-4)
     x = pair.x.reshape(len(pair.x), -1)
-    np.testing.assert_array_equal(
-        pair.net.forward(pair.theta, x, pair.t, **pair.given()).reshape(y.shape),
-        pair.net.vjp(pair.theta, x, pair.t, x, **pair.given())[0].reshape(y.shape),
-    )
+    close(pair.net.forward(pair.theta, x, pair.t, **pair.given()).reshape(y.shape), expected, 1e-5)
 
 
 @pytest.mark.parametrize("variant", list(VARIANTS)[:4])
@@ -637,12 +634,9 @@ FORMAT_1 = np.array([[7.2863674, 3.53773], [1.2344033, -4.23975], [-7.4441204, -
                      [-4.7601643, 9.211151], [-8.336629, -0.08986928]])  # fmt: skip
 
 
-def test_import_of_the_example():
+def test_the_example():
     """What README.md says about images runs."""
     text = (Path(__file__).parent.parent / "README.md").read_text()
     code = text.split("## Images", 1)[1].split("```python\n", 1)[1].split("```", 1)[0]
     code = code.replace("ipf=5, steps=1000", "ipf=1, steps=2").replace("5000", "50")
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=GOLDEN
-    )
-    assert done.returncode == 0, done.stderr
+    oracles.run_python(code)
