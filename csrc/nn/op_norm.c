@@ -79,11 +79,14 @@ norm_backward(const dsb_op_run *run, const dsb_op_weights *weights, int rows, fl
 {
     dsb_group_norm norm = describe(run, weights);
     dsb_slot d_scale_shift = norm.scale_shift.data != NULL ? run->d_in[1] : dsb_float_slot(NULL, 0);
+    bool wanted =
+        run->d_in[0].data != NULL; /* an input of the net may not be: dy makes room then */
 
     run->be->group_norm_backward(
         run->stream, &norm, rows, run->in[0], run->saved, dsb_group_norm_affine(run, rows).ab,
-        run->d_out, run->beta[0], run->d_in[0], beta, dsb_op_param(run->net, run->op, 0, grad),
-        dsb_op_param(run->net, run->op, 1, grad), run->beta[1], d_scale_shift);
+        run->d_out, wanted ? run->beta[0] : 0, wanted ? run->d_in[0] : run->d_out, beta,
+        dsb_op_param(run->net, run->op, 0, grad), dsb_op_param(run->net, run->op, 1, grad),
+        run->beta[1], d_scale_shift);
 }
 
 const dsb_op_kind dsb_op_group_norm = {
