@@ -4,8 +4,8 @@
  * zero-bordered copy (three pixels of a row for a 3x3 kernel), times weights that stand likewise in
  * [panel][tap][word][16]. Tiles of pixels times vectors of output channels stay in registers over all
  * runs. A number's operations come in one order, whatever the tile that it falls into: a row's bits do
- * not depend on the rows beside it. A word is a float32 or a pair of bfloat16 .
- * Ownership and threads: pure functions on the caller's memory. Included by conv.c and conv_bf16.c.
+ * not depend on the rows beside it. A word is a float32 or a pair of bfloat16.
+ * Ownership and threads: pure functions on the caller's memory. Included by conv.c.
  */
 #ifndef DSB_CPU_CONV_RUN_H
 #define DSB_CPU_CONV_RUN_H
@@ -30,8 +30,12 @@ enum {
     CONV_PANELS = 1,
 #endif
     CONV_WIDTH = CONV_PANELS * CONV_PV, /* vectors of a full tile */
-    CONV_ROWS = 3,                      /* most image rows of a tile */
-    CONV_RUNS = 9,
+    /* A tile is some pixels of one row, or of two or three short rows. Where vectors are narrow, general
+     * registers suffice for a pointer to each pixel: there it is any pixels, each a piece of its own. */
+    CONV_BY_ROWS = CONV_PIXELS == 14,
+    CONV_PIECES = CONV_BY_ROWS ? 3 : CONV_PIXELS,
+    CONV_LENGTH = CONV_BY_ROWS ? CONV_PIXELS : 1, /* most pixels of a piece */
+    CONV_RUNS = 4,
     CONV_GROUP_BYTES = 192 << 10, /* small images are copied together, up to so much */
 };
 
@@ -52,11 +56,25 @@ typedef struct conv_job {
     int64_t add_image;
 } conv_job;
 
-/* A tile's piece of a row. */
+/* Neighbouring pixels of a tile. */
 typedef struct conv_piece {
     const float *x, *add;
     int64_t y; /* line of the first pixel */
 } conv_piece;
+
+/* From pixel `pixel` of row `row` on, rows counted through all images. */
+DSB_INLINE conv_piece
+conv_piece_at(const conv_job *job, int64_t row, int64_t pixel)
+{
+    int64_t image = row / job->rows, i = row % job->rows;
+    conv_piece piece = {
+        .x = job->x + image * job->x_image + i * job->x_row + pixel * job->x_pixel,
+        .add = job->add + image * job->add_image,
+        .y = image * job->y_image + i * job->y_row + pixel * job->y_pixel,
+    };
+
+    return piece;
+}
 
 /* The end of a tile where y or the residual are not of the kind that its own code knows. */
 static void
@@ -81,10 +99,9 @@ conv_finish(const conv_job *job, int pixels, int vectors, int64_t line, int64_t 
 
 DSB_INLINE void
 conv_store(const conv_job *job, int pixels, int vectors, const conv_piece *piece, int64_t column,
-           vf acc[CONV_PIXELS][CONV_WIDTH])
+           vf acc[CONV_LENGTH][CONV_WIDTH])
 {
-    const dsb_slot *y = &job->y, *residual = &job->residual;
-    dsb_dtype own = CONV_PAIRS ? DSB_BFLOAT16 : DSB_FLOAT32;
+    const dsb_slot *y = &job->y;
 
     DSB_UNROLL
     for (int v = 0; v < vectors; v++) {
@@ -95,8 +112,8 @@ conv_store(const conv_job *job, int pixels, int vectors, const conv_piece *piece
             acc[p][v] += add;
         }
     }
-    if (y->dtype != own || residual->data != NULL) {
-        float sums[CONV_PIXELS * CONV_WIDTH * DSB_VL];
+    if (y->dtype != (CONV_PAIRS ? DSB_BFLOAT16 : DSB_FLOAT32) || job->residual.data != NULL) {
+        float sums[CONV_LENGTH * CONV_WIDTH * DSB_VL];
 
         DSB_UNROLL
         for (int t = 0; t < pixels * vectors; t++) {
@@ -114,25 +131,26 @@ conv_store(const conv_job *job, int pixels, int vectors, const conv_piece *piece
     }
 }
 
-/* `rows` pieces of `pixels` pixels each, times `vectors` vectors of columns. */
+/* `pieces` pieces of `pixels` pixels each, times `vectors` vectors of columns; the first `count` are
+ * wanted. */
 DSB_INLINE void
-conv_tile(const conv_job *job, int rows, int pixels, int vectors, const conv_piece *pieces,
-          int64_t column)
+conv_tile(const conv_job *job, int pieces, int pixels, int vectors, const conv_piece *piece,
+          int count, int64_t column)
 {
-    vf acc[CONV_ROWS][CONV_PIXELS][CONV_WIDTH];
+    vf acc[CONV_PIECES][CONV_LENGTH][CONV_WIDTH];
     const float *panel = job->w + column / DSB_PANEL * job->w_panel;
     int64_t step = job->x_pixel;
 
     DSB_UNROLL
-    for (int t = 0; t < rows * pixels * vectors; t++) {
+    for (int t = 0; t < pieces * pixels * vectors; t++) {
         acc[t / vectors / pixels][t / vectors % pixels][t % vectors] = (vf){0};
     }
     for (int run = 0; run < job->runs; run++) {
-        const float *weights = panel + job->w_run[run], *x[CONV_ROWS];
+        const float *weights = panel + job->w_run[run], *x[CONV_PIECES];
 
         DSB_UNROLL
-        for (int i = 0; i < rows; i++) {
-            x[i] = pieces[i].x + job->x_run[run];
+        for (int i = 0; i < pieces; i++) {
+            x[i] = piece[i].x + job->x_run[run];
         }
         for (int64_t k = 0; k < job->length; k++) {
             vf w[CONV_WIDTH];
@@ -143,7 +161,7 @@ conv_tile(const conv_job *job, int rows, int pixels, int vectors, const conv_pie
                                v % CONV_PV * DSB_VL);
             }
             DSB_UNROLL
-            for (int t = 0; t < rows * pixels; t++) {
+            for (int t = 0; t < pieces * pixels; t++) {
                 int i = t / pixels, p = t % pixels;
                 vf q = vf_splat(x[i][p * step + k]);
 
@@ -155,156 +173,141 @@ conv_tile(const conv_job *job, int rows, int pixels, int vectors, const conv_pie
         }
     }
     DSB_UNROLL
-    for (int i = 0; i < rows; i++) {
-        conv_store(job, pixels, vectors, &pieces[i], column, acc[i]);
+    for (int i = 0; i < pieces; i++) {
+        if (i < count) {
+            conv_store(job, pixels, vectors, &piece[i], column, acc[i]);
+        }
     }
 }
 
-/* A tile of so many pixels of one row, where a tile can be so large. */
-DSB_INLINE void
-conv_row_tile(const conv_job *job, int pixels, int vectors, const conv_piece *piece, int64_t column)
+/* ---- tiles of any pixels ---- */
+
+/* All pixels times a panel. The last tile repeats the last pixel. */
+static void
+conv_each_pixel(const conv_job *job, int64_t column)
 {
-    if (pixels <= CONV_PIXELS) {
-        conv_tile(job, 1, pixels <= CONV_PIXELS ? pixels : 1, vectors, piece, column);
+    int64_t rows = (int64_t)job->images * job->rows, left = rows * job->pixels, row = 0;
+    conv_piece pieces[CONV_PIECES], at = conv_piece_at(job, 0, 0);
+    int pixel = 0;
+
+    for (; left > 0; left -= CONV_PIECES) {
+        int count = left < CONV_PIECES ? (int)left : CONV_PIECES;
+
+        for (int i = 0; i < CONV_PIECES; i++) {
+            pieces[i] = i < count ? at : pieces[i - 1];
+            at.x += job->x_pixel;
+            at.y += job->y_pixel;
+            if (++pixel == job->pixels && ++row < rows) {
+                pixel = 0;
+                at = conv_piece_at(job, row, 0);
+            }
+        }
+        conv_tile(job, CONV_PIECES, 1, CONV_PV, pieces, count, column);
     }
 }
 
+/* ---- tiles of rows ---- */
+
+/* A tile of this shape, where tiles are of rows. */
 DSB_INLINE void
-conv_one_row(const conv_job *job, int pixels, int vectors, const conv_piece *piece, int64_t column)
+conv_row_tile(const conv_job *job, int pieces, int pixels, int vectors, const conv_piece *piece,
+              int count, int64_t column)
+{
+    if (CONV_BY_ROWS) {
+        conv_tile(job, pieces, CONV_BY_ROWS ? pixels : 1, vectors, piece, count, column);
+    }
+}
+
+/* 7 .. 14 pixels of a row. */
+DSB_INLINE void
+conv_long_piece(const conv_job *job, int pixels, int vectors, const conv_piece *piece,
+                int64_t column)
 {
     switch (pixels) {
-    case 1:
-        conv_row_tile(job, 1, vectors, piece, column);
-        break;
-    case 2:
-        conv_row_tile(job, 2, vectors, piece, column);
-        break;
-    case 3:
-        conv_row_tile(job, 3, vectors, piece, column);
-        break;
-    case 4:
-        conv_row_tile(job, 4, vectors, piece, column);
-        break;
-    case 5:
-        conv_row_tile(job, 5, vectors, piece, column);
-        break;
-    case 6:
-        conv_row_tile(job, 6, vectors, piece, column);
-        break;
     case 7:
-        conv_row_tile(job, 7, vectors, piece, column);
+        conv_row_tile(job, 1, 7, vectors, piece, 1, column);
         break;
     case 8:
-        conv_row_tile(job, 8, vectors, piece, column);
+        conv_row_tile(job, 1, 8, vectors, piece, 1, column);
         break;
     case 9:
-        conv_row_tile(job, 9, vectors, piece, column);
+        conv_row_tile(job, 1, 9, vectors, piece, 1, column);
         break;
     case 10:
-        conv_row_tile(job, 10, vectors, piece, column);
+        conv_row_tile(job, 1, 10, vectors, piece, 1, column);
         break;
     case 11:
-        conv_row_tile(job, 11, vectors, piece, column);
+        conv_row_tile(job, 1, 11, vectors, piece, 1, column);
         break;
     case 12:
-        conv_row_tile(job, 12, vectors, piece, column);
+        conv_row_tile(job, 1, 12, vectors, piece, 1, column);
         break;
     case 13:
-        conv_row_tile(job, 13, vectors, piece, column);
+        conv_row_tile(job, 1, 13, vectors, piece, 1, column);
         break;
     default:
-        conv_row_tile(job, 14, vectors, piece, column);
+        conv_row_tile(job, 1, 14, vectors, piece, 1, column);
         break;
     }
 }
 
-/* Image rows to a tile: several where they are short and registers are many. */
-DSB_INLINE int
-conv_tile_rows(int pixels)
-{
-    if (CONV_PIXELS < 14 || pixels > 7) {
-        return 1;
-    }
-    return pixels == 4 ? 3 : 2;
-}
-
-/* A full tile over `rows` > 1 whole rows. */
+/* Rows of up to 7 pixels: two or three of them, of which `count` are wanted. */
 DSB_INLINE void
-conv_many_rows(const conv_job *job, int rows, int pixels, const conv_piece *pieces, int64_t column)
+conv_short_rows(const conv_job *job, int vectors, const conv_piece *pieces, int count,
+                int64_t column)
 {
-    enum { MANY = CONV_PIXELS == 14 };
-
-    if (!MANY) {
-        return;
-    }
-    if (rows == 3) {
-        conv_tile(job, MANY ? 3 : 1, MANY ? 4 : 1, CONV_WIDTH, pieces, column);
-    } else if (pixels == 7) {
-        conv_tile(job, MANY ? 2 : 1, MANY ? 7 : 1, CONV_WIDTH, pieces, column);
-    } else if (pixels == 6) {
-        conv_tile(job, MANY ? 2 : 1, MANY ? 6 : 1, CONV_WIDTH, pieces, column);
-    } else if (pixels == 5) {
-        conv_tile(job, MANY ? 2 : 1, MANY ? 5 : 1, CONV_WIDTH, pieces, column);
-    } else if (pixels == 4) {
-        conv_tile(job, MANY ? 2 : 1, MANY ? 4 : 1, CONV_WIDTH, pieces, column);
-    } else if (pixels == 3) {
-        conv_tile(job, MANY ? 2 : 1, MANY ? 3 : 1, CONV_WIDTH, pieces, column);
-    } else if (pixels == 2) {
-        conv_tile(job, MANY ? 2 : 1, MANY ? 2 : 1, CONV_WIDTH, pieces, column);
-    } else {
-        conv_tile(job, MANY ? 2 : 1, 1, CONV_WIDTH, pieces, column);
+    switch (job->pixels) {
+    case 1:
+        conv_row_tile(job, 2, 1, vectors, pieces, count, column);
+        break;
+    case 2:
+        conv_row_tile(job, 2, 2, vectors, pieces, count, column);
+        break;
+    case 3:
+        conv_row_tile(job, 2, 3, vectors, pieces, count, column);
+        break;
+    case 4:
+        conv_row_tile(job, 3, 4, vectors, pieces, count, column);
+        break;
+    case 5:
+        conv_row_tile(job, 2, 5, vectors, pieces, count, column);
+        break;
+    case 6:
+        conv_row_tile(job, 2, 6, vectors, pieces, count, column);
+        break;
+    default:
+        conv_row_tile(job, 2, 7, vectors, pieces, count, column);
+        break;
     }
 }
 
-/* Row `row` of all the rows of all images, from pixel `pixel` on. */
-DSB_INLINE conv_piece
-conv_piece_at(const conv_job *job, int64_t row, int64_t pixel)
-{
-    int64_t image = row / job->rows, i = row % job->rows;
-    conv_piece piece = {
-        .x = job->x + image * job->x_image + i * job->x_row + pixel * job->x_pixel,
-        .add = job->add + image * job->add_image,
-        .y = image * job->y_image + i * job->y_row + pixel * job->y_pixel,
-    };
-
-    return piece;
-}
-
-/* One row in pieces of nearly the same length. */
+/* All rows times `vectors` vectors. Long rows are cut into pieces of nearly the same length; the last
+ * tile of short rows repeats the last row. */
 DSB_INLINE void
-conv_cut_row(const conv_job *job, int vectors, int64_t row, int64_t column)
+conv_each_row(const conv_job *job, int vectors, int64_t column)
 {
-    int pieces = (job->pixels + CONV_PIXELS - 1) / CONV_PIXELS, done = 0;
+    int64_t rows = (int64_t)job->images * job->rows;
+    int some = job->pixels > 7 ? 1 : job->pixels == 4 ? 3 : 2;
+    int cuts = (job->pixels + CONV_LENGTH - 1) / CONV_LENGTH;
 
-    for (int n = 0; n < pieces; n++) {
-        int pixels = (job->pixels - done) / (pieces - n);
-        conv_piece piece = conv_piece_at(job, row, done);
+    for (int64_t row = 0; row < rows; row += some) {
+        conv_piece pieces[CONV_PIECES];
 
-        conv_one_row(job, pixels, vectors, &piece, column);
-        done += pixels;
-    }
-}
-
-/* All rows times a full tile's columns, or those of one panel. */
-static void
-conv_columns(const conv_job *job, bool full, int64_t column)
-{
-    int64_t rows = (int64_t)job->images * job->rows, r = 0;
-    int many = conv_tile_rows(job->pixels);
-
-    for (; full && many > 1 && r + many <= rows; r += many) {
-        conv_piece pieces[CONV_ROWS];
-
-        for (int i = 0; i < many; i++) {
-            pieces[i] = conv_piece_at(job, r + i, 0);
+        for (int i = 0; i < some; i++) {
+            pieces[i] = conv_piece_at(job, row + i < rows ? row + i : rows - 1, 0);
         }
-        conv_many_rows(job, many, job->pixels, pieces, column);
-    }
-    for (; r < rows; r++) {
-        if (full) {
-            conv_cut_row(job, CONV_WIDTH, r, column);
-        } else {
-            conv_cut_row(job, CONV_PV, r, column);
+        if (some > 1) {
+            conv_short_rows(job, vectors, pieces, rows - row < some ? (int)(rows - row) : some,
+                            column);
+            continue;
+        }
+        for (int n = cuts, left = job->pixels; n > 0; n--) {
+            int pixels = left / n;
+
+            conv_long_piece(job, pixels, vectors, pieces, column);
+            pieces->x += pixels * job->x_pixel;
+            pieces->y += pixels * job->y_pixel;
+            left -= pixels;
         }
     }
 }
@@ -314,11 +317,17 @@ run_job(const conv_job *job)
 {
     int64_t column = 0;
 
-    for (; CONV_PANELS == 2 && job->columns - column > DSB_PANEL; column += 2 * DSB_PANEL) {
-        conv_columns(job, true, column);
+    if (!CONV_BY_ROWS) {
+        for (; column < job->columns; column += DSB_PANEL) {
+            conv_each_pixel(job, column);
+        }
+        return;
     }
-    for (; column < job->columns; column += DSB_PANEL) {
-        conv_columns(job, CONV_PANELS == 1, column);
+    for (; job->columns - column > DSB_PANEL; column += 2 * DSB_PANEL) {
+        conv_each_row(job, CONV_WIDTH, column);
+    }
+    if (column < job->columns) {
+        conv_each_row(job, CONV_PV, column);
     }
 }
 
