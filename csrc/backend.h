@@ -67,7 +67,8 @@ typedef enum dsb_output { DSB_OUTPUT_MEAN, DSB_OUTPUT_STEP, DSB_OUTPUT_DRIFT } d
 typedef enum dsb_embedding { DSB_EMBED_SIN_COS, DSB_EMBED_COS_SIN } dsb_embedding;
 
 /* How the products of a convolution are taken: in float32; as three products of bfloat16 parts, x w ~
- * x1 w1 + x1 w2 + x2 w1 with x = x1 + x2 and w = w1 + w2; of operands rounded to bfloat16. Sums are float32. */
+ * x1 w1 + x1 w2 + x2 w1 with x = x1 + x2 and w = w1 + w2; of operands rounded to bfloat16. Sums are float32.
+ * With up-sampling an operand may be the float32 sum of up to four weights, or of four numbers of dy. */
 typedef enum dsb_precision {
     DSB_PRECISION_FLOAT32,
     DSB_PRECISION_BF16X3,

@@ -4,6 +4,7 @@
  */
 #include "cpu/cpu.h"
 
+#include "cpu/conv_repeat.h"
 #include "cpu/conv_run.h"
 
 /* ---- packing: [panel of 16 columns][tap][word][16], zeros beyond the last column ---- */
@@ -11,7 +12,7 @@
 static size_t
 packed_bytes(const dsb_conv *conv, bool transposed)
 {
-    int64_t taps = (int64_t)conv->kernel * conv->kernel;
+    int64_t taps = transposed ? conv->kernel * conv->kernel : conv_forward_taps(conv);
     int columns = transposed ? conv->c_in : conv->c_out;
     int words = dsb_words(CONV_WORD, transposed ? conv->c_out : conv->c_in);
 
@@ -24,19 +25,50 @@ pack_line(const float *one, const float *two, float *packed)
 {
     DSB_UNROLL
     for (int c = 0; c < DSB_PANEL; c += DSB_VL) {
-        vf low = vf_load(one + c), high = vf_load(two + c);
-
-        vf_store(packed + c, CONV_PAIRS ? pad_pair(low, high) : low);
+        if (CONV_PAIRS) {
+            pad_store_pair(packed, c, vf_load(one + c), vf_load(two + c));
+        } else {
+            vf_store(packed + c, vf_load(one + c));
+        }
     }
 }
 
-/* Numbers k .. k + DSB_VL - 1 of up to 16 rows of w, `n` numbers apart and `left` of them wanted. */
-static void
-load_block(const float *w, int64_t n, int rows, int64_t left, float block[DSB_PANEL][DSB_PANEL])
+/* A rectangle of taps of a 3x3 kernel that meet the same pixel. */
+typedef struct tap_set {
+    int i, j, rows, columns;
+} tap_set;
+
+/* Tap `tap` of those that the forward pass has. Up-sampled images are not made: the four places of a
+ * pixel, 2a + u and 2b + v, have a 2x2 kernel each, which sees the pixels a - 1 + u and a + u. */
+static tap_set
+forward_taps(const dsb_conv *conv, int tap)
 {
-    for (int o = 0; o < DSB_PANEL; o++) {
+    int u = tap >> 3 & 1, v = tap >> 2 & 1, s = tap >> 1 & 1, t = tap & 1;
+
+    if (conv_forward_taps(conv) != CONV_REPEATED_TAPS) {
+        return (tap_set){tap / conv->kernel, tap % conv->kernel, 1, 1};
+    }
+    return (tap_set){s * (1 + u), t * (1 + v), 1 + (u ^ s), 1 + (v ^ t)};
+}
+
+/* Up to 16 outputs from `o` on, 16 inputs from `i` on, of the sum of some taps; zeros beyond. */
+static void
+load_block(const dsb_conv *conv, const float *w, tap_set set, int64_t o, int64_t i,
+           float block[DSB_PANEL][DSB_PANEL])
+{
+    int kernel = conv->kernel;
+
+    for (int n = 0; n < DSB_PANEL; n++) {
         for (int c = 0; c < DSB_PANEL; c += DSB_VL) {
-            vf_store(&block[o][c], o < rows ? vf_load_part(w + o * n + c, left - c) : (vf){0});
+            vf sum = {0};
+
+            for (int t = 0; t < set.rows * set.columns && o + n < conv->c_out; t++) {
+                int a = set.i + t / set.columns, b = set.j + t % set.columns;
+                int64_t at = (((o + n) * kernel + a) * kernel + b) * conv->c_in + i + c;
+
+                sum += vf_load_part(w + at, conv->c_in - i - c);
+            }
+            vf_store(&block[n][c], sum);
         }
     }
 }
@@ -45,16 +77,13 @@ load_block(const float *w, int64_t n, int rows, int64_t left, float block[DSB_PA
 static void
 pack_forward(const dsb_conv *conv, const float *w, float *packed)
 {
-    int taps = conv->kernel * conv->kernel, per_word = CONV_PAIRS ? 2 : 1;
-    int64_t n = (int64_t)taps * conv->c_in;
+    int taps = conv_forward_taps(conv), per_word = CONV_PAIRS ? 2 : 1;
     float block[DSB_PANEL][DSB_PANEL], turned[DSB_PANEL][DSB_PANEL];
 
     for (int64_t o = 0; o < conv->c_out; o += DSB_PANEL) {
-        for (int64_t t = 0; t < taps; t++) {
+        for (int t = 0; t < taps; t++) {
             for (int64_t i = 0; i < conv->c_in; i += DSB_PANEL) {
-                const float *from = w + o * n + t * conv->c_in + i;
-
-                load_block(from, n, (int)(conv->c_out - o), conv->c_in - i, block);
+                load_block(conv, w, forward_taps(conv, t), o, i, block);
                 for (int k = 0; k < DSB_PANEL; k += 4) {
                     for (int c = 0; c < DSB_PANEL; c += DSB_VL) {
                         vf_transpose_four(&block[c][k], DSB_PANEL, &turned[k][c], DSB_PANEL);
@@ -74,15 +103,14 @@ static void
 pack_transposed(const dsb_conv *conv, const float *w, float *packed)
 {
     int taps = conv->kernel * conv->kernel, per_word = CONV_PAIRS ? 2 : 1;
-    int64_t n = (int64_t)taps * conv->c_in;
     float block[DSB_PANEL][DSB_PANEL];
 
     for (int64_t i = 0; i < conv->c_in; i += DSB_PANEL) {
         for (int t = taps - 1; t >= 0; t--) {
-            for (int64_t o = 0; o < conv->c_out; o += DSB_PANEL) {
-                const float *from = w + o * n + t * conv->c_in + i;
+            tap_set set = {t / conv->kernel, t % conv->kernel, 1, 1};
 
-                load_block(from, n, (int)(conv->c_out - o), conv->c_in - i, block);
+            for (int64_t o = 0; o < conv->c_out; o += DSB_PANEL) {
+                load_block(conv, w, set, o, i, block);
                 for (int k = 0; k < DSB_PANEL && o + k < conv->c_out; k += per_word) {
                     pack_line(block[k], block[k + per_word - 1], packed);
                     packed += DSB_PANEL;
@@ -122,23 +150,29 @@ group_size(int64_t image_words, int rows)
     return group < 1 ? 1 : group > rows ? rows : (int)group;
 }
 
-/* The memory of a pass: copies of a group of images, numbers to add, a gradient to an up-sampled image. */
+/* The memory of a pass: copies of a group of images (or the sums of a band of rows, where the gradient
+ * is to an up-sampled image), numbers to add. */
 typedef struct conv_scratch {
-    int group;
-    int64_t add, four, end; /* where these begin, in words */
+    int group;              /* of images, or of rows */
+    int64_t add, work, end; /* where these begin, in words */
 } conv_scratch;
 
 static conv_scratch
 lay_out_scratch(const dsb_conv *conv, int rows, bool backward)
 {
     dsb_frame frame = backward ? conv_frame_backward(conv) : conv_frame_forward(conv);
+    bool repeated = backward && conv->up == 2;
     int64_t image = dsb_frame_image(CONV_WORD, &frame);
-    bool up = backward && conv->up == 2;
-    conv_scratch s = {.group = up ? 1 : group_size(image, rows)};
+    conv_scratch s;
 
+    if (repeated) {
+        image = (int64_t)conv->w * conv->kernel * conv->kernel * dsb_words(CONV_WORD, conv->c_out);
+        rows *= conv->h;
+    }
+    s.group = group_size(image, rows);
     s.add = dsb_pitch(s.group * image + DSB_PAD_SLACK);
-    s.four = s.add + (backward ? dsb_pitch(conv->c_in) : s.group * dsb_pitch(conv->c_out));
-    s.end = s.four + (up ? 4 * (int64_t)conv->h * conv->w * dsb_pitch(conv->c_in) : 0);
+    s.work = s.add + (backward ? dsb_pitch(conv->c_in) : s.group * dsb_pitch(conv->c_out));
+    s.end = s.work + (repeated ? conv_repeat_work(conv->c_out) : 0);
     return s;
 }
 
@@ -172,7 +206,7 @@ make_input(const dsb_frame *frame, dsb_slot slot, const dsb_affine *affine, floa
 
     in.line = dsb_frame_row(CONV_WORD, frame);
     in.image = dsb_frame_image(CONV_WORD, frame);
-    if (frame->border == 0 && frame->up == 1 && plain && own) {
+    if (frame->border == 0 && plain && own) {
         in.copy = NULL;
         in.words = (int)(CONV_PAIRS ? slot.ld / 2 : slot.ld);
         in.line = (int64_t)frame->w * in.words;
@@ -235,6 +269,31 @@ square_runs(conv_job *job, int kernel, int words, const conv_input *in)
     job->w_panel = (int64_t)kernel * kernel * words * DSB_PANEL;
 }
 
+static dsb_slot
+residual_of(const dsb_epilogue *epilogue)
+{
+    return epilogue != NULL ? epilogue->residual : (dsb_slot){0};
+}
+
+/* The places (2a + u, 2b + v) of an up-sampled image. */
+static void
+run_place(const dsb_conv *conv, const conv_input *in, int u, int v, dsb_slot y, dsb_slot residual,
+          conv_job *job)
+{
+    int words = dsb_words(CONV_WORD, conv->c_in), line = 2 * u * conv->w + v;
+
+    job->runs = conv->kernel == 3 ? 2 : 1;
+    job->length = job->runs * words;
+    for (int s = 0; s < job->runs && conv->kernel == 3; s++) {
+        job->x_run[s] = (u + s) * in->line + (int64_t)v * in->words;
+        job->w_run[s] = ((u * 2 + v) * 4 + s * 2) * (int64_t)words * DSB_PANEL;
+    }
+    job->w_panel = (int64_t)conv_forward_taps(conv) * words * DSB_PANEL;
+    job->y = slot_line(y, line);
+    job->residual = slot_line(residual, line);
+    run_job(job);
+}
+
 static void
 forward(dsb_stream *stream, const dsb_conv *conv, int rows, dsb_slot x, const dsb_affine *affine,
         const void *packed, const dsb_epilogue *epilogue, dsb_slot y, void *scratch)
@@ -245,16 +304,16 @@ forward(dsb_stream *stream, const dsb_conv *conv, int rows, dsb_slot x, const ds
     float *add = (float *)scratch + layout.add;
     int ho = dsb_conv_out(conv, conv->h), wo = dsb_conv_out(conv, conv->w);
     conv_job job = {
-        .rows = conv_flat(conv) ? 1 : ho,
-        .pixels = conv_flat(conv) ? ho * wo : wo,
+        .rows = conv_flat(conv) ? 1 : ho / conv->up,
+        .pixels = conv_flat(conv) ? ho * wo : wo / conv->up,
         .x_image = in.image,
         .x_row = conv->stride * in.line,
         .x_pixel = conv->stride * in.words,
         .w = packed,
         .columns = conv->c_out,
         .y_image = (int64_t)ho * wo,
-        .y_row = wo,
-        .y_pixel = 1,
+        .y_row = conv->up * wo,
+        .y_pixel = conv->up,
         .add = add,
         .add_image = dsb_pitch(conv->c_out),
     };
@@ -263,13 +322,20 @@ forward(dsb_stream *stream, const dsb_conv *conv, int rows, dsb_slot x, const ds
     square_runs(&job, conv->kernel, dsb_words(CONV_WORD, conv->c_in), &in);
     for (int first = 0; first < rows; first += layout.group) {
         int64_t line = first * job.y_image;
+        dsb_slot residual;
 
         job.images = rows - first < layout.group ? rows - first : layout.group;
         job.x = read_input(&in, first, job.images);
         job.y = slot_line(y, line);
-        job.residual = epilogue != NULL ? slot_line(epilogue->residual, line) : (dsb_slot){0};
+        job.residual = residual = slot_line(residual_of(epilogue), line);
         fill_add(epilogue, job.images, first, conv->c_out, add);
-        run_job(&job);
+        if (conv->up == 1) {
+            run_job(&job);
+            continue;
+        }
+        for (int n = 0; n < 4; n++) {
+            run_place(conv, &in, n / 2, n % 2, slot_line(y, line), residual, &job);
+        }
     }
 }
 
@@ -302,28 +368,39 @@ run_parity(const dsb_conv *conv, const conv_input *in, int i, int j, dsb_slot dx
     }
 }
 
-/* Up-sampling: dx [h, w] = sums of 2 x 2 pixels of the gradient to the larger image (+ dx). */
+/* Of an up-sampled image: the sums of dy that the taps have seen, band by band, times the taps. */
 static void
-sum_four(const dsb_conv *conv, const float *four, int beta, dsb_slot dx)
+backward_repeated(const dsb_conv *conv, int rows, dsb_slot dy, const float *packed, int beta,
+                  dsb_slot dx, float *scratch)
 {
-    int64_t pitch = dsb_pitch(conv->c_in), below = 2 * conv->w * pitch;
-    int half = dx.dtype == DSB_BFLOAT16;
+    conv_scratch layout = lay_out_scratch(conv, rows, true);
+    int taps = conv->kernel * conv->kernel, words = taps * dsb_words(CONV_WORD, conv->c_out);
+    conv_job job = {
+        .runs = 1,
+        .length = words,
+        .images = 1,
+        .pixels = conv->w,
+        .x = scratch,
+        .x_row = (int64_t)conv->w * words,
+        .x_pixel = words,
+        .w = packed,
+        .w_panel = (int64_t)words * DSB_PANEL,
+        .columns = conv->c_in,
+        .y_row = conv->w,
+        .y_pixel = 1,
+        .add = scratch + layout.add,
+    };
 
-    for (int64_t i = 0; i < conv->h; i++) {
-        for (int64_t j = 0; j < conv->w; j++) {
-            const float *from = four + 2 * i * below + 2 * j * pitch;
-            int64_t to = (i * conv->w + j) * dx.ld;
+    fill_add(NULL, 1, 0, conv->c_in, scratch + layout.add);
+    for (int64_t row = 0; row < (int64_t)rows * conv->h; row += layout.group) {
+        int64_t left = (int64_t)rows * conv->h - row;
 
-            for (int64_t k = 0; k < pitch; k += DSB_VL) {
-                vf sum = vf_load(from + k) + vf_load(from + pitch + k);
-
-                sum += vf_load(from + below + k) + vf_load(from + below + pitch + k);
-                if (beta) {
-                    sum += vf_load_as(half, dx.data, to + k);
-                }
-                vf_store_as(half, dx.data, to + k, sum);
-            }
-        }
+        job.rows = left < layout.group ? (int)left : layout.group;
+        conv_sum_repeats(CONV_WORD, conv, rows, dy, row * conv->w, (int64_t)job.rows * conv->w,
+                         scratch + layout.work, scratch);
+        job.y = slot_line(dx, row * conv->w);
+        job.residual = beta ? job.y : (dsb_slot){0};
+        run_job(&job);
     }
 }
 
@@ -334,7 +411,7 @@ backward_input(dsb_stream *stream, const dsb_conv *conv, int rows, dsb_slot dy,
     conv_scratch layout = lay_out_scratch(conv, rows, true);
     dsb_frame frame = conv_frame_backward(conv);
     conv_input in = make_input(&frame, dy, NULL, scratch);
-    float *add = (float *)scratch + layout.add, *four = (float *)scratch + layout.four;
+    float *add = (float *)scratch + layout.add;
     bool flat = conv_flat(conv);
     conv_job job = {
         .rows = flat ? 1 : frame.h,
@@ -345,12 +422,16 @@ backward_input(dsb_stream *stream, const dsb_conv *conv, int rows, dsb_slot dy,
         .w = packed_transposed,
         .columns = conv->c_in,
         .y_image = (int64_t)conv->h * conv->w,
-        .y_row = conv->stride * conv->up * conv->w,
+        .y_row = conv->stride * conv->w,
         .y_pixel = conv->stride,
         .add = add,
     };
 
     (void)stream;
+    if (conv->up == 2) {
+        backward_repeated(conv, rows, dy, packed_transposed, beta, dx, scratch);
+        return;
+    }
     square_runs(&job, conv->kernel, dsb_words(CONV_WORD, conv->c_out), &in);
     fill_add(NULL, 1, 0, conv->c_in, add);
     for (int first = 0; first < rows; first += layout.group) {
@@ -362,10 +443,6 @@ backward_input(dsb_stream *stream, const dsb_conv *conv, int rows, dsb_slot dy,
             for (int n = 0; n < 4; n++) {
                 run_parity(conv, &in, n / 2, n % 2, to, beta, &job);
             }
-        } else if (conv->up == 2) {
-            job.y = dsb_float_slot(four, dsb_pitch(conv->c_in));
-            run_job(&job);
-            sum_four(conv, four, beta, to);
         } else {
             job.y = to;
             job.residual = beta ? to : (dsb_slot){0};

@@ -1,6 +1,6 @@
 /* Images laid out for the convolutions: pixels without gaps between them, zeros around.
  *
- * Purpose: one copy that also applies the affine and SiLU, repeats pixels (up-sampling) and converts.
+ * Purpose: one copy that also applies the affine and SiLU and converts.
  * The copy consists of 32-bit words: a float32 (DSB_WORD_FLOAT), a pair of channels as bfloat16
  * (DSB_WORD_CHANNELS, an odd last channel beside zero) or the same channel of two images as bfloat16
  * (DSB_WORD_IMAGES). A pixel has dsb_words() of them. Whole vectors are stored in ascending order,
@@ -24,7 +24,6 @@ typedef enum dsb_word { DSB_WORD_FLOAT, DSB_WORD_CHANNELS, DSB_WORD_IMAGES } dsb
 /* The shape of a copy. */
 typedef struct dsb_frame {
     int h, w, c; /* of the source */
-    int up;      /* 1 or 2 */
     int border;  /* zeros on each side */
 } dsb_frame;
 
@@ -38,13 +37,13 @@ dsb_words(dsb_word word, int c)
 DSB_INLINE int64_t
 dsb_frame_row(dsb_word word, const dsb_frame *frame)
 {
-    return (int64_t)(frame->w * frame->up + 2 * frame->border) * dsb_words(word, frame->c);
+    return (int64_t)(frame->w + 2 * frame->border) * dsb_words(word, frame->c);
 }
 
 DSB_INLINE int64_t
 dsb_frame_image(dsb_word word, const dsb_frame *frame)
 {
-    return (frame->h * frame->up + 2 * frame->border) * dsb_frame_row(word, frame);
+    return (frame->h + 2 * frame->border) * dsb_frame_row(word, frame);
 }
 
 /* One image of a slot and the affine of its row. */
@@ -85,20 +84,37 @@ pad_value(const dsb_source *source, int half, int kind, int c, int64_t at, int i
     return i + DSB_VL <= c ? v : vf_select(vi_first(c - i), v, (vf){0});
 }
 
-/* The bits of bfloat16, in the upper half: rounded to nearest, ties to even, NaN quiet. */
-DSB_INLINE vi
-pad_round(vf v)
+/* The instruction rounds as vf_store_bf16() does, but takes subnormal numbers for zero. */
+DSB_INLINE void
+conv_store_bf16(void *to, int64_t i, vf v)
 {
-    vi bits = (vi)v, rounded = bits + 0x7fff + ((bits >> 16) & 1);
-
-    return (vi)vf_select(v == v, (vf)rounded, (vf)(bits | 0x400000));
+#if defined(__AVX512BF16__)
+    _mm256_storeu_si256((__m256i_u *)((uint16_t *)to + i), (__m256i)_mm512_cvtneps_pbh((__m512)v));
+#else
+    vf_store_bf16((uint16_t *)to + i, v);
+#endif
 }
 
-/* Words of two bfloat16, the first one in the lower half. */
-DSB_INLINE vf
-pad_pair(vf low, vf high)
+/* Words of two numbers as bfloat16, the first one in the lower half. */
+DSB_INLINE void
+pad_store_pair(float *to, int i, vf low, vf high)
 {
-    return (vf)((pad_round(low) >> 16 & 0xffff) | (pad_round(high) & ~0xffff));
+#if defined(__AVX512BF16__)
+    __m512i l = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)low));
+    __m512i h = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)high));
+
+    vf_store(to + i, (vf)_mm512_or_si512(l, _mm512_slli_epi32(h, 16)));
+#else
+    uint16_t bits[2][DSB_VL];
+
+    vf_store_bf16(bits[0], low);
+    vf_store_bf16(bits[1], high);
+    for (int n = 0; n < DSB_VL; n++) {
+        uint32_t word = bits[0][n] | (uint32_t)bits[1][n] << 16;
+
+        memcpy(to + i + n, &word, sizeof word);
+    }
+#endif
 }
 
 /* One vector of words. */
@@ -106,9 +122,11 @@ DSB_INLINE void
 pad_store(dsb_word word, float *to, int i, vf one, vf two)
 {
     if (word == DSB_WORD_IMAGES) {
-        vf_store(to + i, pad_pair(one, two));
+        pad_store_pair(to, i, one, two);
+    } else if (word == DSB_WORD_CHANNELS) {
+        conv_store_bf16(to, i, one);
     } else {
-        vf_store_as(word == DSB_WORD_CHANNELS, to, i, one);
+        vf_store(to + i, one);
     }
 }
 
@@ -123,18 +141,13 @@ pad_row_as(dsb_word word, int half, int kind, const dsb_frame *frame, const dsb_
     for (int j = 0; j < frame->w; j++) {
         int64_t at = (line + j) * source->ld;
 
-        for (int repeat = 0; repeat < frame->up; repeat++) {
-            for (int i = 0; i < frame->c && repeat == 0; i += DSB_VL) {
-                vf one = pad_value(source, half, kind, frame->c, at, i);
-                vf two = both ? pad_value(other, half, kind, frame->c, at, i) : (vf){0};
+        for (int i = 0; i < frame->c; i += DSB_VL) {
+            vf one = pad_value(source, half, kind, frame->c, at, i);
+            vf two = both ? pad_value(other, half, kind, frame->c, at, i) : (vf){0};
 
-                pad_store(word, to, i, one, two);
-            }
-            if (repeat > 0) {
-                memcpy(to, to - words, sizeof *to * (size_t)words);
-            }
-            to += words;
+            pad_store(word, to, i, one, two);
         }
+        to += words;
     }
 }
 
@@ -182,10 +195,6 @@ dsb_pad_image(dsb_word word, const dsb_frame *frame, const dsb_source *source,
         pad_row(word, frame, source, other, (int64_t)i * frame->w, to + side);
         pad_zero(to + row - side, side);
         to += row;
-        if (frame->up == 2) {
-            memcpy(to, to - row, sizeof *to * (size_t)row);
-            to += row;
-        }
     }
     pad_zero(to, frame->border * row);
 }
@@ -217,17 +226,26 @@ conv_flat(const dsb_conv *conv)
     return conv->kernel == 1 && conv->stride == 1 && conv->up == 1;
 }
 
+/* Taps of packed weights. Up-sampling by repeating pixels makes four kernels of 2x2 taps of a 3x3 one. */
+enum { CONV_REPEATED_TAPS = 16 };
+
+DSB_INLINE int
+conv_forward_taps(const dsb_conv *conv)
+{
+    return conv->up == 2 && conv->kernel == 3 ? CONV_REPEATED_TAPS : conv->kernel * conv->kernel;
+}
+
 DSB_INLINE dsb_frame
 conv_frame_forward(const dsb_conv *conv)
 {
-    return (dsb_frame){conv->h, conv->w, conv->c_in, conv->up, conv->kernel / 2};
+    return (dsb_frame){conv->h, conv->w, conv->c_in, conv->kernel / 2};
 }
 
 /* Of dy: beyond it the gradient is zero. */
 DSB_INLINE dsb_frame
 conv_frame_backward(const dsb_conv *conv)
 {
-    return (dsb_frame){dsb_conv_out(conv, conv->h), dsb_conv_out(conv, conv->w), conv->c_out, 1,
+    return (dsb_frame){dsb_conv_out(conv, conv->h), dsb_conv_out(conv, conv->w), conv->c_out,
                        conv->kernel / 2};
 }
 

@@ -124,10 +124,14 @@ conv_store(const conv_job *job, int pixels, int vectors, const conv_piece *piece
     }
     DSB_UNROLL
     for (int t = 0; t < pixels * vectors; t++) {
-        int64_t line = piece->y + t / vectors * job->y_pixel;
+        int64_t to =
+            (piece->y + t / vectors * job->y_pixel) * y->ld + column + t % vectors * DSB_VL;
 
-        vf_store_as(CONV_PAIRS, y->data, line * y->ld + column + t % vectors * DSB_VL,
-                    acc[t / vectors][t % vectors]);
+        if (CONV_PAIRS) {
+            conv_store_bf16(y->data, to, acc[t / vectors][t % vectors]);
+        } else {
+            vf_store((float *)y->data + to, acc[t / vectors][t % vectors]);
+        }
     }
 }
 

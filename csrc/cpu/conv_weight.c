@@ -8,7 +8,7 @@
  */
 #include "cpu/cpu.h"
 
-#include "cpu/conv_pad.h"
+#include "cpu/conv_repeat.h"
 
 static const dsb_word OUTER_WORD = CONV_PAIRS ? DSB_WORD_IMAGES : DSB_WORD_FLOAT;
 
@@ -26,8 +26,9 @@ enum {
     OUTER_WIDE = 2,
     OUTER_LONG = 3,
 #endif
-    OUTER_PIXELS = 128,      /* of a block, about */
-    OUTER_GROUP = 256,       /* pixels of small images that are copied together */
+    OUTER_PIXELS = 400,      /* of a block, about */
+    OUTER_GROUP = 512,       /* pixels of small images that are copied together */
+    OUTER_REPEATED = 128,    /* pixels of a block where x was up-sampled */
     OUTER_GATHERED = 3 * 16, /* kernel^2 c_in up to which the taps are gathered */
 };
 
@@ -200,7 +201,7 @@ outer_bias(int64_t lines, int columns, dsb_slot dy, int beta, float *db)
 typedef struct outer_plan {
     dsb_frame x, dy;
     int units, group; /* images, or pairs of them; how many are copied at a time */
-    int64_t pixels;   /* of y, in a unit */
+    int64_t pixels;   /* of a unit: those of y, or of x where it was up-sampled */
     bool gather;
     int64_t at_words, x_words, column_words, dy_words;
     int64_t x_image, x_line, x_pixel; /* between images, rows and pixels of x */
@@ -209,25 +210,33 @@ typedef struct outer_plan {
 static outer_plan
 make_plan(const dsb_conv *conv, int rows)
 {
+    int ho = dsb_conv_out(conv, conv->h), wo = dsb_conv_out(conv, conv->w);
+    int up = conv->up, taps = conv->kernel * conv->kernel;
     outer_plan plan = {
-        .x = conv_frame_forward(conv),
-        .dy = {dsb_conv_out(conv, conv->h), dsb_conv_out(conv, conv->w), conv->c_out, 1, 0},
+        .x = {conv->h, conv->w, conv->c_in, up == 2 ? 0 : conv->kernel / 2},
+        .dy = {ho / up, wo / up, conv->c_out, 0},
         .units = CONV_PAIRS ? (rows + 1) / 2 : rows,
+        .pixels = (int64_t)(ho / up) * (wo / up),
+        .gather = conv->kernel == 3 && taps * conv->c_in <= OUTER_GATHERED && up == 1,
+        .x_pixel = conv->c_in,
     };
-    int64_t image = dsb_frame_image(OUTER_WORD, &plan.x), group, taps = conv->kernel * conv->kernel;
+    int64_t group = OUTER_GROUP / plan.pixels, pixels;
 
-    plan.x_image = image;
+    plan.x_image = dsb_frame_image(OUTER_WORD, &plan.x);
     plan.x_line = dsb_frame_row(OUTER_WORD, &plan.x);
-    plan.x_pixel = conv->c_in;
-    plan.pixels = (int64_t)plan.dy.h * plan.dy.w;
-    group = OUTER_GROUP / plan.pixels;
     plan.group = group < 1 ? 1 : group > plan.units ? plan.units : (int)group;
-    plan.gather = conv->kernel == 3 && taps * conv->c_in <= OUTER_GATHERED;
-    plan.at_words = dsb_pitch((plan.gather ? 4 : 2) * plan.group * plan.pixels);
-    plan.x_words = dsb_pitch(plan.group * image + DSB_PAD_SLACK);
-    plan.dy_words = dsb_pitch(plan.group * plan.pixels * conv->c_out + DSB_PAD_SLACK);
+    pixels = plan.group * plan.pixels;
+    plan.at_words = dsb_pitch((plan.gather ? 4 : 2) * pixels);
+    plan.x_words = dsb_pitch(plan.group * plan.x_image + DSB_PAD_SLACK);
+    plan.dy_words = dsb_pitch(pixels * conv->c_out + DSB_PAD_SLACK);
     if (plan.gather) {
-        plan.column_words = dsb_pitch(plan.group * plan.pixels * taps * conv->c_in + DSB_PAD_SLACK);
+        plan.column_words = dsb_pitch(pixels * taps * conv->c_in + DSB_PAD_SLACK);
+    }
+    if (up == 2) {
+        int64_t block = pixels < OUTER_REPEATED ? pixels : OUTER_REPEATED;
+
+        plan.dy_words = dsb_pitch(block * taps * conv->c_out + DSB_PAD_SLACK);
+        plan.column_words = conv_repeat_work(conv->c_out);
     }
     return plan;
 }
@@ -280,16 +289,42 @@ static void
 blocks(outer_job *job, int64_t pixels, int runs, int64_t x_run, int beta)
 {
     outer_job all = *job;
-    int64_t blocks = (pixels + OUTER_PIXELS - 1) / OUTER_PIXELS, done = 0;
+    int64_t count = (pixels + OUTER_PIXELS - 1) / OUTER_PIXELS, done = 0;
 
-    for (int64_t n = 0; n < blocks; n++) {
-        job->pixels = (pixels - done) / (blocks - n);
+    for (int64_t n = 0; n < count; n++) {
+        job->pixels = (pixels - done) / (count - n);
         job->at = all.at + done;
         job->dy = all.dy + done * all.lddy;
         job->beta = beta || n > 0;
         for (int run = 0; run < runs; run++) {
             job->x = all.x + run * x_run;
             job->dw = all.dw + run * (int64_t)all.length;
+            run_all(job);
+        }
+        done += job->pixels;
+    }
+    *job = all;
+}
+
+/* The same where x was up-sampled: each tap has numbers of its own to multiply it with. `first` counts
+ * the pixels of the units before. */
+static void
+blocks_repeated(const dsb_conv *conv, int rows, dsb_slot dy, outer_job *job, int64_t first,
+                int64_t pixels, int beta, float *work, float *sums)
+{
+    outer_job all = *job;
+    int taps = conv->kernel * conv->kernel;
+    int64_t count = (pixels + OUTER_REPEATED - 1) / OUTER_REPEATED, done = 0;
+
+    job->lddy = (int64_t)taps * conv->c_out;
+    for (int64_t n = 0; n < count; n++) {
+        job->pixels = (pixels - done) / (count - n);
+        job->at = all.at + done;
+        job->beta = beta || n > 0;
+        conv_sum_repeats(OUTER_WORD, conv, rows, dy, first + done, job->pixels, work, sums);
+        for (int t = 0; t < taps; t++) {
+            job->dy = sums + (taps - 1 - t) * conv->c_out;
+            job->dw = all.dw + (int64_t)t * conv->c_in;
             run_all(job);
         }
         done += job->pixels;
@@ -320,7 +355,7 @@ backward_weight(dsb_stream *stream, const dsb_conv *conv, int rows, dsb_slot x,
 {
     outer_plan plan = make_plan(conv, rows);
     bool plain = affine == NULL || affine->ab == NULL;
-    bool x_in_place = !CONV_PAIRS && conv_flat(conv) && plain && x.dtype == DSB_FLOAT32;
+    bool x_in_place = !CONV_PAIRS && plan.x.border == 0 && plain && x.dtype == DSB_FLOAT32;
     bool dy_in_place = !CONV_PAIRS && dy.dtype == DSB_FLOAT32;
     int length = conv->kernel * conv->c_in, taps = conv->kernel * conv->kernel;
     int64_t *at = scratch;
@@ -335,7 +370,7 @@ backward_weight(dsb_stream *stream, const dsb_conv *conv, int rows, dsb_slot x,
         plan.x_image = conv->h * plan.x_line;
     }
     if (db != NULL) {
-        outer_bias(rows * plan.pixels, conv->c_out, dy, beta, db);
+        outer_bias(rows * plan.pixels * conv->up * conv->up, conv->c_out, dy, beta, db);
     }
     fill_at(&plan, conv->stride, taps * conv->c_in, at);
     job.lddy = dy_in_place ? dy.ld : conv->c_out;
@@ -346,10 +381,16 @@ backward_weight(dsb_stream *stream, const dsb_conv *conv, int rows, dsb_slot x,
         int64_t pixels = count * plan.pixels;
 
         job.x = x_in_place ? (const float *)x.data + first * plan.x_image : copy;
-        job.dy = dy_in_place ? (const float *)dy.data + first * plan.pixels * dy.ld : dy_copy;
         if (!x_in_place) {
             copy_units(&plan.x, rows, x, affine, first, count, copy);
         }
+        if (conv->up == 2) {
+            job.length = conv->c_in;
+            blocks_repeated(conv, rows, dy, &job, first * plan.pixels, pixels, beta || first > 0,
+                            columns, dy_copy);
+            continue;
+        }
+        job.dy = dy_in_place ? (const float *)dy.data + first * plan.pixels * dy.ld : dy_copy;
         if (!dy_in_place) {
             copy_units(&plan.dy, rows, dy, NULL, first, count, dy_copy);
         }
