@@ -4,8 +4,8 @@
  */
 #include "cpu/cpu.h"
 
+#include "cpu/conv_narrow.h"
 #include "cpu/conv_repeat.h"
-#include "cpu/conv_run.h"
 
 /* ---- packing: [panel of 16 columns][tap][word][16], zeros beyond the last column ---- */
 
@@ -16,7 +16,7 @@ packed_bytes(const dsb_conv *conv, bool transposed)
     int columns = transposed ? conv->c_in : conv->c_out;
     int words = dsb_words(CONV_WORD, transposed ? conv->c_out : conv->c_in);
 
-    return sizeof(float) * (size_t)(dsb_pitch(columns) * taps * words);
+    return sizeof(float) * (size_t)(dsb_pitch(columns) * taps * words); /* narrow ones fit in too */
 }
 
 /* 16 words, `one` and behind it `two` rounded where a word is a pair. */
@@ -126,6 +126,8 @@ pack(dsb_stream *stream, const dsb_conv *conv, bool transposed, const float *w, 
     (void)stream;
     if (transposed) {
         pack_transposed(conv, w, packed);
+    } else if (conv_is_narrow(conv)) {
+        pack_narrow(conv, w, packed);
     } else {
         pack_forward(conv, w, packed);
     }
@@ -329,12 +331,14 @@ forward(dsb_stream *stream, const dsb_conv *conv, int rows, dsb_slot x, const ds
         job.y = slot_line(y, line);
         job.residual = residual = slot_line(residual_of(epilogue), line);
         fill_add(epilogue, job.images, first, conv->c_out, add);
-        if (conv->up == 1) {
+        if (conv_is_narrow(conv)) {
+            run_narrow_job(&job);
+        } else if (conv->up == 1) {
             run_job(&job);
-            continue;
-        }
-        for (int n = 0; n < 4; n++) {
-            run_place(conv, &in, n / 2, n % 2, slot_line(y, line), residual, &job);
+        } else {
+            for (int n = 0; n < 4; n++) {
+                run_place(conv, &in, n / 2, n % 2, slot_line(y, line), residual, &job);
+            }
         }
     }
 }

@@ -186,26 +186,53 @@ conv_tile(const conv_job *job, int pieces, int pixels, int vectors, const conv_p
 
 /* ---- tiles of any pixels ---- */
 
-/* All pixels times a panel. The last tile repeats the last pixel. */
+/* Pixel by pixel through all images. */
+typedef struct conv_walk {
+    int64_t row, left; /* pixels that are still to come */
+    int pixel;
+    conv_piece at;
+} conv_walk;
+
+DSB_INLINE conv_walk
+conv_walk_begin(const conv_job *job)
+{
+    return (conv_walk){0, (int64_t)job->images * job->rows * job->pixels, 0,
+                       conv_piece_at(job, 0, 0)};
+}
+
+/* The next `n` pixels, the last one again where they end; returns how many there were. */
+DSB_INLINE int
+conv_walk_next(const conv_job *job, conv_walk *walk, int n, conv_piece *pieces)
+{
+    int count = walk->left < n ? (int)walk->left : n;
+
+    for (int i = 0; i < n; i++) {
+        if (i >= count) {
+            pieces[i] = pieces[i - 1];
+            continue;
+        }
+        pieces[i] = walk->at;
+        walk->at.x += job->x_pixel;
+        walk->at.y += job->y_pixel;
+        walk->left--;
+        if (++walk->pixel == job->pixels && walk->left > 0) {
+            walk->pixel = 0;
+            walk->at = conv_piece_at(job, ++walk->row, 0);
+        }
+    }
+    return count;
+}
+
+/* All pixels times a panel. */
 static void
 conv_each_pixel(const conv_job *job, int64_t column)
 {
-    int64_t rows = (int64_t)job->images * job->rows, left = rows * job->pixels, row = 0;
-    conv_piece pieces[CONV_PIECES], at = conv_piece_at(job, 0, 0);
-    int pixel = 0;
+    conv_walk walk = conv_walk_begin(job);
+    conv_piece pieces[CONV_PIECES];
 
-    for (; left > 0; left -= CONV_PIECES) {
-        int count = left < CONV_PIECES ? (int)left : CONV_PIECES;
+    while (walk.left > 0) {
+        int count = conv_walk_next(job, &walk, CONV_PIECES, pieces);
 
-        for (int i = 0; i < CONV_PIECES; i++) {
-            pieces[i] = i < count ? at : pieces[i - 1];
-            at.x += job->x_pixel;
-            at.y += job->y_pixel;
-            if (++pixel == job->pixels && ++row < rows) {
-                pixel = 0;
-                at = conv_piece_at(job, row, 0);
-            }
-        }
         conv_tile(job, CONV_PIECES, 1, CONV_PV, pieces, count, column);
     }
 }
