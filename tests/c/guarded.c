@@ -1,5 +1,6 @@
 #include "guarded.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -123,7 +124,7 @@ image_make(int64_t lines, int c, dsb_dtype dtype, bool slice)
                (size_t)pitch * (size_t)dsb_dtype_bytes(dtype));
     }
     im.slot = dsb_slot_from(im.slot, im.skip);
-    image_soil(&im, 100);
+    image_soil(&im, 1e30);
     return im;
 }
 
@@ -142,13 +143,19 @@ image_from(const image *im, int64_t line)
 }
 
 void
-image_soil(image *im, int exponent)
+image_soil(image *im, double size)
 {
     for (int64_t line = 0; line < im->lines; line++) {
         for (int c = im->c; c < dsb_pitch(im->c); c++) {
-            image_set(im, line, c, ldexp((line + c) % 2 ? 1.25 : -1.5, exponent));
+            image_set(im, line, c, (line + c) % 2 ? size : -size);
         }
     }
+}
+
+void
+image_soil_largest(image *im)
+{
+    image_soil(im, im->slot.dtype == DSB_BFLOAT16 ? bf16_value(0x7f7f) : (double)FLT_MAX);
 }
 
 void

@@ -37,8 +37,9 @@ void image_set(image *im, int64_t line, int channel, double value);
 /* The image from line `line` on. */
 dsb_slot image_from(const image *im, int64_t line);
 
-/* Fills the padding with numbers of size 2^exponent. */
-void image_soil(image *im, int exponent);
+/* Fills the padding with numbers of this size, or with the largest there are. */
+void image_soil(image *im, double size);
+void image_soil_largest(image *im);
 /* After image_remember: no bit has changed, or none of the foreign columns' (and the padding is finite). */
 void image_remember(image *im);
 bool image_unchanged(const image *im);

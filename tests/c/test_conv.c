@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/philox.h"
+#include "draw.h"
 #include "guarded.h"
 #include "reference.h"
 #include "test.h"
@@ -60,43 +60,6 @@ typedef struct trial {
 
 enum { X, Y, DX, DY };
 
-/* ---- numbers ---- */
-
-static uint32_t drawn;
-
-static uint32_t
-draw(void)
-{
-    uint32_t words[4];
-
-    dsb_philox(2024, drawn++, 0, 0, DSB_STREAM_USER, words);
-    return words[0];
-}
-
-static int
-draw_below(int n)
-{
-    return (int)dsb_uniform_below(draw(), (uint32_t)n);
-}
-
-/* In (-1, 1), a float32. */
-static double
-draw_number(void)
-{
-    return 2.0 * (double)dsb_uniform(draw()) - 1.0;
-}
-
-static double *
-doubles(int64_t n)
-{
-    double *p = calloc((size_t)n, sizeof *p);
-
-    if (p == NULL) {
-        abort();
-    }
-    return p;
-}
-
 static void
 expect(const trial *t, bool holds, const char *what)
 {
@@ -111,12 +74,6 @@ expect(const trial *t, bool holds, const char *what)
 }
 
 /* ---- the case ---- */
-
-static dsb_dtype
-draw_dtype(void)
-{
-    return draw_below(2) ? DSB_BFLOAT16 : DSB_FLOAT32;
-}
 
 /* Draws x so that its rounding to bfloat16 does not hang on the last bits of f(a x + b). */
 static void
@@ -146,8 +103,10 @@ draw_operands(trial *t)
     int64_t pitch = dsb_pitch(t->conv.c_in);
     float *ab = t->ab.data, *w = t->weights.data;
 
-    for (int64_t i = 0; i < t->rows * 2 * pitch; i++) {
-        ab[i] = (float)(draw_number() + (i / pitch % 2 ? 0.0 : 1.0));
+    for (int64_t i = 0; i < t->rows * 2 * pitch; i++) { /* zero in the padding */
+        double value = draw_number() + (i / pitch % 2 ? 0.0 : 1.0);
+
+        ab[i] = i % pitch < t->conv.c_in ? (float)value : 0.0f;
     }
     for (int64_t i = 0; i < t->nx; i++) {
         draw_x(t, i / t->conv.c_in, (int)(i % t->conv.c_in));
@@ -355,15 +314,20 @@ test_forward(trial *t)
     double *truth = doubles(t->ny), *size = doubles(t->ny);
 
     forward_truth(t, &f, truth, size);
+    image_soil_largest(&t->x_image);
     image_remember(&t->x_image);
     forward_rows(t, &f, 0, t->rows, &f.y);
     expect(t, image_near(t, &f.y, truth, size), "forward");
+    expect(t,
+           t->passes->scratch_bytes(&t->conv, 1, false) <=
+               t->passes->scratch_bytes(&t->conv, t->rows, false),
+           "fewer rows need no more scratch");
     expect(t, image_foreign_unchanged(&f.y), "columns beside y");
     expect(t,
            image_unchanged(&t->x_image) && image_unchanged(&f.residual) && image_unchanged(&f.row),
            "what forward reads");
-    image_soil(&t->x_image, -3);
-    image_soil(&f.residual, 60);
+    image_soil(&t->x_image, 0.25);
+    image_soil(&f.residual, 1e20);
     for (int r = 0; r < t->rows; r++) {
         forward_rows(t, &f, r, 1, &f.again);
     }
@@ -411,14 +375,14 @@ test_backward_input(trial *t)
     }
     ref_conv(&t->conv, t->rows, REF_INPUT, truth, t->w, t->dy);
     ref_conv(&t->conv, t->rows, REF_INPUT, size, t->size_w, t->size_dy);
-    image_soil(&t->dy_image, 100);
+    image_soil_largest(&t->dy_image);
     image_remember(&t->dy_image);
     image_remember(&dx[0]);
     input_rows(t, &packed, 0, t->rows, &dx[0]);
     expect(t, image_near(t, &dx[0], truth, size), "gradient of the input");
     expect(t, image_foreign_unchanged(&dx[0]), "columns beside dx");
     expect(t, image_unchanged(&t->dy_image), "what the gradient of the input reads");
-    image_soil(&t->dy_image, -3);
+    image_soil(&t->dy_image, 0.25);
     for (int r = 0; r < t->rows; r++) {
         input_rows(t, &packed, r, 1, &dx[1]);
     }
@@ -493,8 +457,8 @@ test_backward_weight(trial *t)
     }
     weight_truth(t, truth[0], size[0], truth[1], size[1]);
     for (int twice = 0; twice < 2; twice++) {
-        image_soil(&t->x_image, twice ? -5 : 50);
-        image_soil(&t->dy_image, twice ? 60 : -3);
+        image_soil(&t->x_image, twice ? 0.25 : 1e10);
+        image_soil_largest(twice ? &t->x_image : &t->dy_image);
         image_remember(&t->x_image);
         image_remember(&t->dy_image);
         weight_rows(t, &result[twice][0], &result[twice][1]);
@@ -553,7 +517,7 @@ test_conv(void)
         if (passes->forward == NULL) {
             continue;
         }
-        drawn = 0;
+        draw_start();
         for (; number < ROUNDS * SHAPES; number++) {
             test_shape(passes, (dsb_precision)p, &shapes[number % SHAPES], number);
         }
