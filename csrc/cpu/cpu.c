@@ -9,6 +9,8 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 #include "base/memory.h"
@@ -88,10 +90,39 @@ fill_v4bf16(dsb_backend *table)
     dsb_cpu_conv_weight_v4bf16(table);
 }
 
+/* Which registers the operating system saves. */
+static uint64_t
+saved_state(void)
+{
+    uint32_t low, high;
+
+    __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return (uint64_t)high << 32 | low;
+}
+
+/* Tiles are 8 KiB of registers for each thread: Linux gives them to a process that asks, once. Where it
+ * refuses (an old kernel, a sandbox), the machine counts as one without. */
+static bool
+may_use_tiles(void)
+{
+    const long request = 0x1023, tile_data = 18; /* ARCH_REQ_XCOMP_PERM, the state's number */
+
+    return syscall(SYS_arch_prctl, request, tile_data) == 0;
+}
+
 static bool
 has_amx(void)
 {
-    return false;
+    const unsigned tiles = 1u << 24, tiles_bf16 = 1u << 22, vectors_bf16 = 1u << 5;
+    const uint64_t state = 3u << 17; /* tile configuration and data */
+    unsigned a, b, c, d = 0, more = 0;
+
+    if (!has_v4() || !__get_cpuid_count(7, 0, &a, &b, &c, &d) ||
+        !__get_cpuid_count(7, 1, &more, &b, &c, &a)) {
+        return false;
+    }
+    return (d & tiles) && (d & tiles_bf16) && (more & vectors_bf16) &&
+           (saved_state() & state) == state && may_use_tiles();
 }
 
 static void

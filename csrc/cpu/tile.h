@@ -89,8 +89,8 @@ tile_dot(tiles *t, int to, int a, int b)
                 vi pairs = (vi)vf_load(&t->registers[b].single[k][n]);
                 vf low = (vf)(pairs << 16), high = (vf)(pairs & vi_splat(-65536));
 
-                even += (vf)vi_splat(row[2 * k] << 16) * low;
-                odd += (vf)vi_splat(row[2 * k + 1] << 16) * high;
+                even += (vf)vi_splat((int32_t)((uint32_t)row[2 * k] << 16)) * low;
+                odd += (vf)vi_splat((int32_t)((uint32_t)row[2 * k + 1] << 16)) * high;
             }
             vf_store(sum, vf_load(sum) + (even + odd));
         }
