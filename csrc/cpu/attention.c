@@ -278,9 +278,7 @@ transpose(const workspace *s, const float *from, float *to)
 DSB_INLINE vf
 exp_below(vf x, vf top)
 {
-    vf_exponential e = vf_exp_negative(vf_magnitude(top - x));
-
-    return e.p * e.s1 * e.s2;
+    return vf_exp_negative(vf_below(x - top));
 }
 
 /* The rows of `score` to exp(score - its maximum), zero behind the last key; inverse[i] = 1 / their sum. */

@@ -323,67 +323,85 @@ vf_leaky_relu(vf x, vf slope)
     return vf_select(x > 0.0f, x, x * slope);
 }
 
-/* exp(-a), 0 <= a <= 120, as p s1 s2 with p in [0.70, 1.42] and powers of two s1, s2: the caller
- * can multiply before the result becomes subnormal. The polynomial on [-ln 2 / 2, ln 2 / 2] is
- * Cephes's. */
-typedef struct vf_exponential {
-    vf p, s1, s2;
-} vf_exponential;
+/* -|x| cut at -120, where exp is zero in float32. NaN stays NaN: a maximum is its second operand then. */
+DSB_INLINE vf
+vf_below(vf x)
+{
+    vf a = (vf)((vi)x | INT32_MIN), least = vf_splat(-120.0f);
 
-DSB_INLINE vf_exponential
+#if DSB_VL == 16
+    return (vf)_mm512_max_ps((__m512)least, (__m512)a);
+#elif DSB_VL == 8
+    return (vf)_mm256_max_ps((__m256)least, (__m256)a);
+#elif defined(__x86_64__)
+    return (vf)_mm_max_ps((__m128)least, (__m128)a);
+#else
+    return (vf)vmaxq_f32((float32x4_t)least, (float32x4_t)a);
+#endif
+}
+
+/* exp(a), -120 <= a <= 0, as p 2^n with p in [0.70, 1.42]. The polynomial on [-ln 2 / 2, ln 2 / 2] is minimax,
+ * its error 4e-9. */
+DSB_INLINE vf
 vf_exp_negative(vf a)
 {
     const float magic = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer */
-    vf t = vf_fma(a, vf_splat(-1.44269504088896341f), vf_splat(magic));
+    vf t = vf_fma(a, vf_splat(1.44269504088896341f), vf_splat(magic));
     vf n = t - magic;
-    vi power = (vi)t - 0x4b400000, half = power >> 1;
-    vf r = vf_fma(n, vf_splat(-0.693359375f), -a);
-    vf p = vf_splat(1.9875691500e-4f);
-    vf_exponential e;
+    vf r = vf_fma(n, vf_splat(-0.693359375f), a);
+    vf p = vf_splat(1.3814539416e-3f);
 
     r = vf_fma(n, vf_splat(2.12194440e-4f), r);
-    p = vf_fma(p, r, vf_splat(1.3981999507e-3f));
-    p = vf_fma(p, r, vf_splat(8.3334519073e-3f));
-    p = vf_fma(p, r, vf_splat(4.1665795894e-2f));
-    p = vf_fma(p, r, vf_splat(1.6666665459e-1f));
-    p = vf_fma(p, r, vf_splat(5.0000001201e-1f));
-    e.p = vf_fma(p, r * r, r + 1.0f);
-    e.s1 = (vf)((half + 127) << 23);
-    e.s2 = (vf)((power - half + 127) << 23);
-    return e;
+    p = vf_fma(p, r, vf_splat(8.3687454462e-3f));
+    p = vf_fma(p, r, vf_splat(4.1668388993e-2f));
+    p = vf_fma(p, r, vf_splat(1.6666521132e-1f));
+    p = vf_fma(p, r, vf_splat(4.9999994040e-1f));
+    p = vf_fma(p, r, vf_splat(1.0f));
+    p = vf_fma(p, r, vf_splat(1.0f));
+#if DSB_VL == 16
+    return (vf)_mm512_scalef_ps((__m512)p, (__m512)n);
+#else
+    /* 2^n in two factors, each of them normal; the integer is the low end of t */
+    vi power = (vi)t - 0x4b400000, half = power >> 1;
+
+    return p * (vf)((half + 127) << 23) * (vf)((power - half + 127) << 23);
+#endif
 }
 
-/* |x| cut at 120, where exp(-|x|) is zero in float32; NaN stays NaN. */
+/* a where x has no sign (NaN and zero may have one), else b. */
 DSB_INLINE vf
-vf_magnitude(vf x)
+vf_by_sign(vf x, vf a, vf b)
 {
-    vf a = vf_abs(x);
-
-    return vf_select(a > 120.0f, vf_splat(120.0f), a);
+#if DSB_VL == 16
+    return (vf)_mm512_mask_blend_ps(_mm512_movepi32_mask((__m512i)x), (__m512)a, (__m512)b);
+#elif DSB_VL == 8
+    return (vf)_mm256_blendv_ps((__m256)a, (__m256)b, (__m256)x);
+#elif defined(__x86_64__)
+    return (vf)_mm_blendv_ps((__m128)a, (__m128)b, (__m128)x);
+#else
+    return vf_select((vi)x < 0, b, a);
+#endif
 }
 
 /* x / (1 + exp(-x)), written with exp(-|x|) so that nothing overflows. */
 DSB_INLINE vf
 vf_silu(vf x)
 {
-    vf_exponential e = vf_exp_negative(vf_magnitude(x));
-    vf low = vf_select(x < -120.0f, vf_splat(-120.0f), x);
-    vf top = vf_select(x >= 0.0f, x, low * e.p * e.s1 * e.s2);
+    vf low = vf_below(x), e = vf_exp_negative(low);
 
-    return top / (e.p * e.s1 * e.s2 + 1.0f);
+    return vf_by_sign(x, x, low * e) / (e + 1.0f);
 }
 
-/* The derivative of SiLU: s (1 + x (1 - s)), s = sigmoid(x). */
+/* The derivative of SiLU, s (1 + x (1 - s)) with s = sigmoid(x): with e = exp(-|x|) and g = 1 / (1 + e)
+ * g (1 + |x| e g) for positive x and g (e - |x| e g) for negative ones. */
 DSB_INLINE vf
 vf_silu_slope(vf x)
 {
-    vf a = vf_magnitude(x), one = vf_splat(1.0f);
-    vf_exponential e = vf_exp_negative(a);
-    vf small = e.p * e.s1 * e.s2, inverse = one / (small + 1.0f);
-    vi up = x >= 0.0f;
-    vf s = vf_select(up, one, small) * inverse, rest = vf_select(up, small, one) * inverse;
+    vf low = vf_below(x), e = vf_exp_negative(low), one = vf_splat(1.0f);
+    vf g = one / (e + one), term = low * e;
 
-    return s * vf_fma(vf_select(up, a, -a), rest, one);
+    term = (vf)((vi)term ^ (~(vi)x & INT32_MIN)); /* it has the sign of x */
+    return g * vf_fma(term, g, vf_by_sign(x, one, e));
 }
 
 #endif
