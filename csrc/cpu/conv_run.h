@@ -37,6 +37,9 @@ enum {
     CONV_LENGTH = CONV_BY_ROWS ? CONV_PIXELS : 1, /* most pixels of a piece */
     CONV_RUNS = 4,
     CONV_GROUP_BYTES = 192 << 10, /* small images are copied together, up to so much */
+    /* Words whose products are one chain of sums, which then are summed themselves: a single chain over all
+     * 9 c words would lose three times as much. Rounded operands lose more than either. */
+    CONV_SPAN = CONV_PAIRS ? 1 << 20 : 96,
 };
 
 /* Rows of output pixels, all made from the same runs. Lines, rows and images of x in words, of y in
@@ -135,51 +138,75 @@ conv_store(const conv_job *job, int pixels, int vectors, const conv_piece *piece
     }
 }
 
-/* `pieces` pieces of `pixels` pixels each, times `vectors` vectors of columns; the first `count` are
- * wanted. */
+/* acc = the products of the words first .. last - 1 of a run. */
 DSB_INLINE void
-conv_tile(const conv_job *job, int pieces, int pixels, int vectors, const conv_piece *piece,
-          int count, int64_t column)
+conv_span(const conv_job *job, int pieces, int pixels, int vectors, const float *const *x,
+          const float *weights, int64_t first, int64_t last,
+          vf acc[CONV_PIECES][CONV_LENGTH][CONV_WIDTH])
 {
-    vf acc[CONV_PIECES][CONV_LENGTH][CONV_WIDTH];
-    const float *panel = job->w + column / DSB_PANEL * job->w_panel;
     int64_t step = job->x_pixel;
 
     DSB_UNROLL
     for (int t = 0; t < pieces * pixels * vectors; t++) {
         acc[t / vectors / pixels][t / vectors % pixels][t % vectors] = (vf){0};
     }
+    for (int64_t k = first; k < last; k++) {
+        vf w[CONV_WIDTH];
+
+        DSB_UNROLL
+        for (int v = 0; v < vectors; v++) {
+            w[v] = vf_load(weights + v / CONV_PV * job->w_panel + k * DSB_PANEL +
+                           v % CONV_PV * DSB_VL);
+        }
+        DSB_UNROLL
+        for (int t = 0; t < pieces * pixels; t++) {
+            int i = t / pixels, p = t % pixels;
+            vf q = vf_splat(x[i][p * step + k]);
+
+            DSB_UNROLL
+            for (int v = 0; v < vectors; v++) {
+                acc[i][p][v] = conv_product(q, w[v], acc[i][p][v]);
+            }
+        }
+    }
+}
+
+/* `pieces` pieces of `pixels` pixels each, times `vectors` vectors of columns; the first `count` are
+ * wanted. */
+DSB_INLINE void
+conv_tile(const conv_job *job, int pieces, int pixels, int vectors, const conv_piece *piece,
+          int count, int64_t column)
+{
+    vf sums[CONV_PIECES][CONV_LENGTH][CONV_WIDTH], acc[CONV_PIECES][CONV_LENGTH][CONV_WIDTH];
+    const float *panel = job->w + column / DSB_PANEL * job->w_panel;
+
+    DSB_UNROLL
+    for (int t = 0; t < pieces * pixels * vectors; t++) {
+        sums[t / vectors / pixels][t / vectors % pixels][t % vectors] = (vf){0};
+    }
     for (int run = 0; run < job->runs; run++) {
-        const float *weights = panel + job->w_run[run], *x[CONV_PIECES];
+        const float *x[CONV_PIECES];
 
         DSB_UNROLL
         for (int i = 0; i < pieces; i++) {
             x[i] = piece[i].x + job->x_run[run];
         }
-        for (int64_t k = 0; k < job->length; k++) {
-            vf w[CONV_WIDTH];
+        for (int64_t k = 0; k < job->length; k += CONV_SPAN) {
+            int64_t end = job->length - k < CONV_SPAN ? job->length : k + CONV_SPAN;
 
+            conv_span(job, pieces, pixels, vectors, x, panel + job->w_run[run], k, end, acc);
             DSB_UNROLL
-            for (int v = 0; v < vectors; v++) {
-                w[v] = vf_load(weights + v / CONV_PV * job->w_panel + k * DSB_PANEL +
-                               v % CONV_PV * DSB_VL);
-            }
-            DSB_UNROLL
-            for (int t = 0; t < pieces * pixels; t++) {
-                int i = t / pixels, p = t % pixels;
-                vf q = vf_splat(x[i][p * step + k]);
+            for (int t = 0; t < pieces * pixels * vectors; t++) {
+                int i = t / vectors / pixels, p = t / vectors % pixels, v = t % vectors;
 
-                DSB_UNROLL
-                for (int v = 0; v < vectors; v++) {
-                    acc[i][p][v] = conv_product(q, w[v], acc[i][p][v]);
-                }
+                sums[i][p][v] += acc[i][p][v];
             }
         }
     }
     DSB_UNROLL
     for (int i = 0; i < pieces; i++) {
         if (i < count) {
-            conv_store(job, pixels, vectors, &piece[i], column, acc[i]);
+            conv_store(job, pixels, vectors, &piece[i], column, sums[i]);
         }
     }
 }
