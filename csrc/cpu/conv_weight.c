@@ -3,8 +3,10 @@
  * dw[o][tap][i] = sum over pixels of dy[pixel][o] x[pixel + tap][i]. The taps of a kernel's row stand
  * one behind the other in dw and in a copy of x alike, so a row of dw is `kernel` runs of kernel * c_in
  * numbers. A tile, some numbers of dy times some vectors of a run, stays in registers over a block of
- * pixels that the first level of cache holds. Where c_in is tiny, all taps of a pixel are gathered into
- * one run. A word of the copies is a float32, or the same channel of two images as bfloat16.
+ * pixels and is then added to dw: the longer the block, the less dw moves, but x has to stay near. Sums
+ * of blocks, not one chain over all pixels, also keep the rounding small. Where c_in is tiny, all taps of
+ * a pixel are gathered into one run. A word of the copies is a float32, or the same channel of two images
+ * as bfloat16.
  */
 #include "cpu/cpu.h"
 
@@ -14,20 +16,25 @@ static const dsb_word OUTER_WORD = CONV_PAIRS ? DSB_WORD_IMAGES : DSB_WORD_FLOAT
 
 enum {
 #if DSB_VL == 16 || defined(__aarch64__)
-    OUTER_TALL = 8, /* numbers of dy in a tile, */
-    OUTER_WIDE = 3, /* with so many vectors of x, */
-    OUTER_LONG = 6, /* or so many with at most half as many numbers */
+    OUTER_TALL = 8,     /* numbers of dy in a tile, */
+    OUTER_WIDE = 3,     /* with so many vectors of x, */
+    OUTER_LONG = 6,     /* or so many with at most half as many numbers */
+    OUTER_PIXELS = 400, /* of a block, about */
+    OUTER_GROUP = 512,  /* pixels of small images that are copied together */
 #elif DSB_VL == 8
     OUTER_TALL = 4,
     OUTER_WIDE = 3,
     OUTER_LONG = 4,
+    OUTER_PIXELS = 128,
+    OUTER_GROUP = 256,
 #else
     OUTER_TALL = 4,
     OUTER_WIDE = 2,
     OUTER_LONG = 3,
+    OUTER_PIXELS = 128,
+    OUTER_GROUP = 256,
 #endif
-    OUTER_PIXELS = 400,      /* of a block, about */
-    OUTER_GROUP = 512,       /* pixels of small images that are copied together */
+    OUTER_SPAN = 128,        /* lines of dy that are summed one by one */
     OUTER_REPEATED = 128,    /* pixels of a block where x was up-sampled */
     OUTER_GATHERED = 3 * 16, /* kernel^2 c_in up to which the taps are gathered */
 };
@@ -56,10 +63,7 @@ outer_tile(const outer_job *job, int height, int width, int64_t o, int64_t j)
 
     DSB_UNROLL
     for (int t = 0; t < height * width; t++) {
-        int i = t / width, v = t % width;
-
-        acc[i][v] =
-            job->beta ? vf_load_part(dw + i * job->lddw + v * DSB_VL, left - v * DSB_VL) : (vf){0};
+        acc[t / width][t % width] = (vf){0};
     }
     for (int64_t p = 0; p < job->pixels; p++) {
         const float *from = x + at[p];
@@ -84,7 +88,10 @@ outer_tile(const outer_job *job, int height, int width, int64_t o, int64_t j)
     for (int t = 0; t < height * width; t++) {
         int i = t / width, v = t % width;
 
-        vf_store_part(dw + i * job->lddw + v * DSB_VL, acc[i][v], left - v * DSB_VL);
+        float *to = dw + i * job->lddw + v * DSB_VL;
+        int64_t n = left - v * DSB_VL;
+
+        vf_store_part(to, job->beta ? vf_load_part(to, n) + acc[i][v] : acc[i][v], n);
     }
 }
 
@@ -163,35 +170,56 @@ run_all(const outer_job *job)
     }
 }
 
-/* db = sum of all lines of dy (+ db). */
-static void
-outer_bias(int64_t lines, int columns, dsb_slot dy, int beta, float *db)
+/* db = sum of all lines of dy (+ db), in spans: one chain would round more. */
+DSB_INLINE void
+outer_bias_strip(int half, int vectors, int64_t lines, int64_t c, int columns, dsb_slot dy,
+                 int beta, float *db)
 {
-    int half = dy.dtype == DSB_BFLOAT16;
+    vf sum[4];
 
-    for (int64_t c = 0; c < columns; c += 4 * DSB_VL) {
-        int vectors = columns - c < 4 * DSB_VL ? (int)(columns - c + DSB_VL - 1) / DSB_VL : 4;
-        vf sum[4];
+    DSB_UNROLL
+    for (int v = 0; v < vectors; v++) {
+        sum[v] = beta ? vf_load_part(db + c + v * DSB_VL, columns - c - v * DSB_VL) : (vf){0};
+    }
+    for (int64_t first = 0; first < lines; first += OUTER_SPAN) {
+        int64_t end = lines - first < OUTER_SPAN ? lines : first + OUTER_SPAN;
+        vf part[4] = {0};
 
-        for (int v = 0; v < 4; v++) {
-            sum[v] = beta ? vf_load_part(db + c + v * DSB_VL, columns - c - v * DSB_VL) : (vf){0};
-        }
-        if (vectors == 4) {
-            for (int64_t n = 0; n < lines; n++) {
-                for (int v = 0; v < 4; v++) {
-                    sum[v] += vf_load_as(half, dy.data, n * dy.ld + c + v * DSB_VL);
-                }
+        for (int64_t n = first; n < end; n++) {
+            DSB_UNROLL
+            for (int v = 0; v < vectors; v++) {
+                part[v] += vf_load_as(half, dy.data, n * dy.ld + c + v * DSB_VL);
             }
+        }
+        DSB_UNROLL
+        for (int v = 0; v < vectors; v++) {
+            sum[v] += part[v];
+        }
+    }
+    DSB_UNROLL
+    for (int v = 0; v < vectors; v++) {
+        vf_store_part(db + c + v * DSB_VL, sum[v], columns - c - v * DSB_VL);
+    }
+}
+
+static void
+sum_bias(int64_t lines, int columns, dsb_slot dy, int beta, float *db)
+{
+    bool half = dy.dtype == DSB_BFLOAT16;
+
+    for (int64_t c = 0; c < columns;) {
+        bool wide = columns - c > 3 * DSB_VL;
+
+        if (wide && half) {
+            outer_bias_strip(1, 4, lines, c, columns, dy, beta, db);
+        } else if (wide) {
+            outer_bias_strip(0, 4, lines, c, columns, dy, beta, db);
+        } else if (half) {
+            outer_bias_strip(1, 1, lines, c, columns, dy, beta, db);
         } else {
-            for (int64_t n = 0; n < lines; n++) {
-                for (int v = 0; v < vectors; v++) {
-                    sum[v] += vf_load_as(half, dy.data, n * dy.ld + c + v * DSB_VL);
-                }
-            }
+            outer_bias_strip(0, 1, lines, c, columns, dy, beta, db);
         }
-        for (int v = 0; v < 4; v++) {
-            vf_store_part(db + c + v * DSB_VL, sum[v], columns - c - v * DSB_VL);
-        }
+        c += wide ? 4 * DSB_VL : DSB_VL;
     }
 }
 
@@ -370,7 +398,7 @@ backward_weight(dsb_stream *stream, const dsb_conv *conv, int rows, dsb_slot x,
         plan.x_image = conv->h * plan.x_line;
     }
     if (db != NULL) {
-        outer_bias(rows * plan.pixels * conv->up * conv->up, conv->c_out, dy, beta, db);
+        sum_bias(rows * plan.pixels * conv->up * conv->up, conv->c_out, dy, beta, db);
     }
     fill_at(&plan, conv->stride, taps * conv->c_in, at);
     job.lddy = dy_in_place ? dy.ld : conv->c_out;
