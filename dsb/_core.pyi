@@ -41,6 +41,16 @@ class Net:
     {"op": "linear", "name": "x_encoder.layers.0", "inputs": ["x"], "width": 16, "zero": False},
     {"op": "leaky_relu", "name": "h", "inputs": [...], "slope": 0.01},
     {"op": "silu" | "add" | "concat", "name": "h", "inputs": [...]}
+    {"op": "lookup", "name": "h", "inputs": ["label"], "classes": 10, "width": 16}
+
+    Images: dsb.nn.Graph says what each makes.
+    {"op": "image", "name": "h", "inputs": ["x"], "size": [28, 28]},
+    {"op": "flatten" | "upsample" | "pool", "name": "h", "inputs": [...]},
+    {"op": "conv", "name": "h", "inputs": [...], "width": 64, "kernel": 3, "stride": 1, "up": False,
+     "zero": False, "axes": 4},
+    {"op": "group_norm", "name": "h", "inputs": [...], "groups": 32, "silu": False},
+    {"op": "attention", "name": "h", "inputs": [...], "heads": 4},
+    {"op": "dropout", "name": "h", "inputs": [...], "rate": 0.1}
     """
 
     def __new__(cls, ops: list[dict[str, Any]], /) -> Net: ...
@@ -53,15 +63,55 @@ class Net:
     @property
     def parameters(self) -> list[Parameter]: ...
     def initial(self, seed: int, draw: int = 0, /) -> F32: ...
-    def forward(self, theta: F32, x: F32, t: F32, /, *, rows: int = 64) -> F32: ...
+    # cond [n, width] and label [n], whole numbers, where the net reads them.
+    def forward(
+        self,
+        theta: F32,
+        x: F32,
+        t: F32,
+        /,
+        *,
+        rows: int = 64,
+        cond: F32 | None = None,
+        label: F32 | None = None,
+        precision: Precision = "float32",
+    ) -> F32: ...
     def gradient(
-        self, theta: F32, x: F32, t: F32, dy: F32, /, *, rows: int = 64, keep: bool = False
+        self,
+        theta: F32,
+        x: F32,
+        t: F32,
+        dy: F32,
+        /,
+        *,
+        rows: int = 64,
+        keep: bool = False,
+        cond: F32 | None = None,
+        label: F32 | None = None,
+        precision: Precision = "float32",
+        seed: int = 0,  # of the masks of dropout
     ) -> tuple[F32, F32]: ...  # (y, gradient plane of sum(y * dy))
     def vjp(
-        self, theta: F32, x: F32, t: F32, dy: F32, /, *, rows: int = 64, keep: bool = False
+        self,
+        theta: F32,
+        x: F32,
+        t: F32,
+        dy: F32,
+        /,
+        *,
+        rows: int = 64,
+        keep: bool = False,
+        cond: F32 | None = None,
+        label: F32 | None = None,
+        precision: Precision = "float32",
     ) -> tuple[F32, F32]: ...  # (y, gradient of sum(y * dy) to x)
     def plan(
-        self, mode: Literal["infer", "train", "vjp"], rows: int, keep: bool = False, /
+        self,
+        mode: Literal["infer", "train", "vjp"],
+        rows: int,
+        keep: bool = False,
+        precision: Precision = "float32",
+        /,
     ) -> dict[str, Any]: ...  # {"bytes": int, "buffers": [(name, offset, bytes, first, last), ...]}
 
 class Bridge:

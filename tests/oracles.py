@@ -22,7 +22,19 @@ Map = tuple[Array, Array]  # x -> A x + c
 STREAMS = {
     name: number
     for number, name in enumerate(
-        ("init", "order", "prior", "noise", "shuffle", "pair", "sample", "start", "user"), 1
+        (
+            "init",
+            "order",
+            "prior",
+            "noise",
+            "shuffle",
+            "pair",
+            "sample",
+            "start",
+            "user",
+            "dropout",
+        ),
+        1,
     )
 }
 
@@ -214,6 +226,12 @@ def attention_backward(qkv: Array, heads: int, weight: Array, g: Array) -> Array
 def silu_backward(x: Array, g: Array) -> Array:
     s = sigmoid(x)
     return g * s * (1.0 + x * (1.0 - s))
+
+
+def dropout_mask(seed: int, number: int, rate: float, rows: int, pixels: int, c: int) -> Array:
+    """Factors [rows, pixels, c] of the net's dropout `number`, counted from 0, in gradient()."""
+    u = uniforms(seed, stream_word("dropout"), 0, number << 24, rows, pixels * c)
+    return np.where(u >= rate, 1.0 / (1.0 - rate), 0.0).reshape(rows, pixels, c)
 
 
 class Net64:

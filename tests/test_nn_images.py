@@ -3,7 +3,7 @@
 import numpy as np
 import oracles
 import pytest
-from test_nn import Graph, check_bits, check_net, inputs_for
+from test_nn import Graph, check_bits, check_net, close, inputs_for
 
 from dsb import _core
 
@@ -27,9 +27,11 @@ def vector(g, width):
 
 
 def norm(g, h, *more, silu=False):
-    """Groups of one channel, of all, or of some."""
-    c = g.width[h]
-    groups = {1: 1, 3: 3, 32: 8, 33: 11, 96: 32}.get(c, 1)
+    """Groups of one channel, of all, or of some; not of one number, where only rounding would be left."""
+    c, (height, width) = g.width[h], g.size[h]
+    if c * height * width == 1:
+        return g.put("silu", h)
+    groups = {3: 3, 32: 8, 33: 11, 96: 32}.get(c, 1) if height * width > 1 else 1
     return g.put("group_norm", h, *more, groups=groups, silu=silu)
 
 
@@ -150,7 +152,7 @@ def test_op(kind, shape):
 
 
 @pytest.mark.parametrize("precision", LOW)
-@pytest.mark.parametrize("shape", [SHAPES[i] for i in (0, 2, 3, 4, 5)], ids=str)
+@pytest.mark.parametrize("shape", SHAPES[1:6], ids=str)
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if "conv" in kind or "chain" in kind])
 def test_op_in_low_precision(kind, shape, precision):
     """Near float32's; the same bits in chunks and where memory is shared."""
@@ -227,9 +229,8 @@ def test_dropout():
     kept = y != 0
     np.testing.assert_allclose(y[kept], 1 / (1 - rate), rtol=1e-6)
     assert abs(kept.mean() - (1 - rate)) < 5 * np.sqrt(rate * (1 - rate) / y.size)
-    for one in (0, 1):  # neither rows nor columns nor channels are alike
-        assert kept.mean(axis=one).min() > 0.5
-        assert kept.mean(axis=one).max() <= 1.0
+    for one, bound in ((0, 0.5), (1, 0.1)):  # neither rows nor pixels nor channels are alike
+        assert np.abs(kept.mean(axis=one) - (1 - rate)).max() < bound
     assert np.unique(kept, axis=0).shape[0] == rows
     np.testing.assert_array_equal(net.gradient(theta, x, t, dy, seed=3)[0], y)
     assert (net.gradient(theta, x, t, dy, seed=4)[0] != y).mean() > 0.2
@@ -248,21 +249,29 @@ def test_dropout():
 
 @pytest.mark.parametrize("seed", [0, 2**40 + 1])
 def test_gradient_with_dropout(seed):
-    """Against the reference with the mask that the core used."""
-    net, theta, _, _ = dropped()
+    """Two dropouts, against the reference with masks by the formula."""
     g, x = start(32, 6, 7)
     h = g.put("conv", norm(g, x, silu=True), width=32)
-    y = g.put("dropout", g.put("silu", h), rate=0.25)
-    g.put("flatten", g.put("add", h, g.put("conv", y, width=32)))
-    whole, reference, theta2, x, t, dy, _ = inputs_for(g.ops, 4)
-    ones = np.ones((4, net.dim), np.float32)
-    mask = net.gradient(theta, ones, t, dy, seed=seed)[0]
-    index = [op["op"] for op in g.ops].index("dropout")
-    got, grad = whole.gradient(theta2, x, t, dy, seed=seed)
-    kept = whole.gradient(theta2, x, t, dy, seed=seed, keep=True)
-    for one, other in zip((got, grad), kept, strict=True):
-        np.testing.assert_array_equal(one, other)
-    del index, mask, reference
+    first = g.put("dropout", g.put("silu", h), rate=0.25)
+    second = g.put("dropout", g.put("conv", first, width=17), rate=0.4)
+    g.put("flatten", g.put("add", h, g.put("conv", second, width=32)))
+    net, reference, theta, x, t, dy, _ = inputs_for(g.ops, 4)
+    masks = {
+        name: oracles.dropout_mask(seed, number, rate, 4, 42, c)
+        .reshape(4, 6, 7, c)
+        .transpose(0, 3, 1, 2)
+        for number, (name, rate, c) in enumerate([(first, 0.25, 32), (second, 0.4, 17)])
+    }
+    expected = reference.forward(theta, x, t, masks=masks)
+    grad64, _ = reference.backward(theta, dy)
+    for rows in (1, 3, 64):
+        y, grad = net.gradient(theta, x, t, dy, seed=seed, rows=rows)
+        close(y, expected)
+        for name in reference.places:
+            close(reference.get(grad, name), reference.get(grad64, name), 2e-5)
+        kept = net.gradient(theta, x, t, dy, seed=seed, rows=rows, keep=True)
+        np.testing.assert_array_equal(y, kept[0])
+        np.testing.assert_array_equal(grad, kept[1])
 
 
 # ---- nets and plans ----
@@ -356,7 +365,7 @@ def test_plan(seed):
     net = _core.Net(random_net(seed))
     for mode in ("infer", "train", "vjp"):
         for precision in _core.precisions():
-            plan = net.plan(mode, 3, precision=precision)
+            plan = net.plan(mode, 3, False, precision)
             buffers = plan["buffers"]
             assert buffers
             for i, (name, offset, size, first, last) in enumerate(buffers):
@@ -365,7 +374,7 @@ def test_plan(seed):
                 for other, at, length, begin, end in buffers[:i]:
                     apart = last < begin or end < first
                     assert apart or offset + size <= at or at + length <= offset, (name, other)
-            assert plan["bytes"] <= net.plan(mode, 3, keep=True, precision=precision)["bytes"]
+            assert plan["bytes"] <= net.plan(mode, 3, True, precision)["bytes"]
 
 
 def test_initial_weights():
