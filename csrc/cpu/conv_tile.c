@@ -174,54 +174,76 @@ finish_start(finisher *f, const product *p, const float *sums, int64_t at, int p
     finish_base(f);
 }
 
+/* n places next to one another, whose pixels are p->step apart from `line` on. */
 DSB_INLINE void
-finish_line(const finisher *f, int half, int width, int64_t line)
+finish_lines(const finisher *f, int half, int width, int64_t line, int n)
 {
     const product *p = f->product;
-    int64_t i = line * p->y.ld + f->first, j = line * p->add.ld + f->first;
+    const float *sums = f->sums;
+    bool add = p->add.data != NULL, add_half = p->add.dtype == DSB_BFLOAT16;
+    vf base[BLOCK / DSB_VL];
+    vi mask[BLOCK / DSB_VL];
 
-    for (int c = 0; c < width; c += DSB_VL) {
-        vf v = vf_load(f->sums + c) + f->base[c / DSB_VL];
+    memcpy(base, f->base, sizeof base);
+    memcpy(mask, f->mask, sizeof mask);
+    for (; n > 0; n--, line += p->step, sums += BLOCK) {
+        int64_t i = line * p->y.ld + f->first, j = line * p->add.ld + f->first;
 
-        if (p->add.data != NULL) {
-            v += vf_load_as(p->add.dtype == DSB_BFLOAT16, p->add.data, j + c);
-        }
-        v = (vf)((vi)v & f->mask[c / DSB_VL]);
-        if (half) {
-            half_store((uint16_t *)p->y.data + i + c, v);
-        } else {
-            vf_store((float *)p->y.data + i + c, v);
+        DSB_UNROLL
+        for (int c = 0; c < width; c += DSB_VL) {
+            vf v = vf_load(sums + c) + base[c / DSB_VL];
+
+            if (add) {
+                v += vf_load_as(add_half, p->add.data, j + c);
+            }
+            v = (vf)((vi)v & mask[c / DSB_VL]);
+            if (half) {
+                half_store((uint16_t *)p->y.data + i + c, v);
+            } else {
+                vf_store((float *)p->y.data + i + c, v);
+            }
         }
     }
 }
 
-/* Stores up to n places of the block. */
+static void
+finish_lines_as(finisher *f, int64_t line, int n)
+{
+    bool half = f->product->y.dtype == DSB_BFLOAT16;
+
+    if (f->at.row != f->row) {
+        finish_base(f);
+    }
+    if (half && f->width == BLOCK) {
+        finish_lines(f, 1, BLOCK, line, n);
+    } else if (half) {
+        finish_lines(f, 1, TILE_COLUMNS, line, n);
+    } else if (f->width == BLOCK) {
+        finish_lines(f, 0, BLOCK, line, n);
+    } else {
+        finish_lines(f, 0, TILE_COLUMNS, line, n);
+    }
+}
+
+/* Stores up to n places of the block, by the parts of grid rows that they are. */
 static __attribute__((noinline)) void
 finish_some(finisher *f, int n)
 {
     const product *p = f->product;
 
-    for (; n > 0 && f->left > 0; n--) {
+    n = n < f->left ? n : f->left;
+    f->left -= n;
+    while (n > 0) {
         int64_t line = place_line(&p->space, &f->at, p->step, f->plane, p->h, p->w);
-        int half = p->y.dtype == DSB_BFLOAT16;
+        int run = p->space.pitch - f->at.x < n ? p->space.pitch - f->at.x : n;
+        int inside = (p->w - f->plane % 2 + p->step - 1) / p->step - f->at.x;
 
         if (line >= 0) {
-            if (f->at.row != f->row) {
-                finish_base(f);
-            }
-            if (half && f->width == BLOCK) {
-                finish_line(f, 1, BLOCK, line);
-            } else if (half) {
-                finish_line(f, 1, TILE_COLUMNS, line);
-            } else if (f->width == BLOCK) {
-                finish_line(f, 0, BLOCK, line);
-            } else {
-                finish_line(f, 0, TILE_COLUMNS, line);
-            }
+            finish_lines_as(f, line, run < inside ? run : inside);
         }
-        f->sums += BLOCK;
-        f->left--;
-        place_next(&p->space, &f->at);
+        f->sums += (int64_t)run * BLOCK;
+        n -= run;
+        place_skip(&p->space, &f->at, run);
     }
 }
 
@@ -239,7 +261,9 @@ hidden_work(const hidden *h)
     if (h->finish->left > 0) {
         finish_some(h->finish, h->lines);
     }
-    read_some(h->reader, h->pieces);
+    if (h->reader->left > 0) {
+        read_some(h->reader, h->pieces);
+    }
 }
 
 /* 32 places times 16 or 32 columns of weights, one tap and 32 channels. */

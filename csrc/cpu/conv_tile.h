@@ -68,10 +68,12 @@ place_of(const space *s, int64_t at)
                    (int)(inside % s->pitch)};
 }
 
+/* On by n places of the same grid row. */
 DSB_INLINE void
-place_next(const space *s, place *p)
+place_skip(const space *s, place *p, int n)
 {
-    if (++p->x == s->pitch) {
+    p->x += n;
+    if (p->x == s->pitch) {
         p->x = 0;
         if (++p->y == s->height) {
             p->y = 0;
@@ -163,14 +165,21 @@ half_parts(int parts, vf v, uint16_t *to, int64_t part)
     }
 }
 
-/* Row p of a tile of pairs: 16 pairs (a[i], b[i]). */
+/* Pairs of bfloat16, each in the upper half of its number: a below b. */
+DSB_INLINE vf
+vf_pairs(vi a, vi b)
+{
+    typedef uint32_t bits __attribute__((vector_size(4 * DSB_VL)));
+
+    return (vf)((vi)((bits)a >> 16) | b);
+}
+
+/* A row of a tile of pairs: 16 pairs (a[i], b[i]). */
 DSB_INLINE void
 pair_row(const uint16_t *a, const uint16_t *b, void *to)
 {
     for (int c = 0; c < TILE_COLUMNS; c += DSB_VL) {
-        vi low = (vi)vf_load_bf16(a + c) >> 16 & 0xffff;
-
-        vf_store((float *)to + c, (vf)(low | (vi)vf_load_bf16(b + c)));
+        vf_store((float *)to + c, vf_pairs((vi)vf_load_bf16(a + c), (vi)vf_load_bf16(b + c)));
     }
 }
 
@@ -190,6 +199,7 @@ typedef struct reader {
     int64_t left;              /* places */
     place at;
     int plane, group;
+    int64_t line; /* of the image, at this place in this plane; -1: zeros */
 } reader;
 
 DSB_INLINE void
@@ -210,10 +220,10 @@ read_group(int half, int mode, int parts, const void *x, int64_t i, const float 
 }
 
 DSB_INLINE void
-read_group_as(const reader *r, int half, int mode, int64_t line, int c, uint16_t *to)
+read_group_as(const reader *r, int half, int mode, int c, uint16_t *to)
 {
     const float *a = r->ab, *b = NULL;
-    int64_t i = line * r->image.ld + c;
+    int64_t i = r->line * r->image.ld + c;
 
     if (mode != AS_IT_IS) {
         a += (int64_t)r->at.row * 2 * dsb_pitch(r->c) + c;
@@ -227,14 +237,13 @@ read_group_as(const reader *r, int half, int mode, int64_t line, int c, uint16_t
 }
 
 /* 32 channels of one place in one plane. */
-static __attribute__((noinline, unused)) void
-read_piece(reader *r)
+DSB_INLINE void
+read_piece(const reader *r)
 {
-    int64_t line = place_line(r->space, &r->at, r->step, r->plane, r->h, r->w);
     int c = r->group * TILE_HALVES;
     uint16_t *to = r->to + r->plane * r->parts * r->part + c;
 
-    if (line < 0) {
+    if (r->line < 0) {
         for (int p = 0; p < r->parts; p++) {
             memset(to + p * r->part, 0, TILE_BYTES);
         }
@@ -242,30 +251,33 @@ read_piece(reader *r)
     }
     switch (r->mode * 2 + (r->image.dtype == DSB_BFLOAT16)) {
     case 2 * AS_IT_IS:
-        read_group_as(r, 0, AS_IT_IS, line, c, to);
+        read_group_as(r, 0, AS_IT_IS, c, to);
         break;
     case 2 * AS_IT_IS + 1:
-        read_group_as(r, 1, AS_IT_IS, line, c, to);
+        read_group_as(r, 1, AS_IT_IS, c, to);
         break;
     case 2 * AFFINE:
-        read_group_as(r, 0, AFFINE, line, c, to);
+        read_group_as(r, 0, AFFINE, c, to);
         break;
     case 2 * AFFINE + 1:
-        read_group_as(r, 1, AFFINE, line, c, to);
+        read_group_as(r, 1, AFFINE, c, to);
         break;
     case 2 * AFFINE_SILU:
-        read_group_as(r, 0, AFFINE_SILU, line, c, to);
+        read_group_as(r, 0, AFFINE_SILU, c, to);
         break;
     default:
-        read_group_as(r, 1, AFFINE_SILU, line, c, to);
+        read_group_as(r, 1, AFFINE_SILU, c, to);
     }
 }
 
 /* Reads up to n pieces; false when all has been read. */
-DSB_INLINE bool
+static __attribute__((noinline, unused)) bool
 read_some(reader *r, int64_t n)
 {
     for (; n > 0 && r->left > 0; n--) {
+        if (r->group == 0) {
+            r->line = place_line(r->space, &r->at, r->step, r->plane, r->h, r->w);
+        }
         read_piece(r);
         if (++r->group * TILE_HALVES == r->wide) {
             r->group = 0;
@@ -273,7 +285,7 @@ read_some(reader *r, int64_t n)
                 r->plane = 0;
                 r->to += r->wide;
                 r->left--;
-                place_next(r->space, &r->at);
+                place_skip(r->space, &r->at, 1);
             }
         }
     }

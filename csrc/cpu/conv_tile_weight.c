@@ -61,20 +61,27 @@ make_pairs(maker *m)
 {
     const gradient *g = m->g;
     int64_t runs = g->pairs / RUN, run = m->next_pairs % runs, slab = m->next_pairs / runs;
+    int64_t wide = g->x.wide;
     int block = (int)(slab % g->blocks_in);
     const uint16_t *line;
     uint16_t *even, *odd;
 
     slab /= g->blocks_in;
-    line = g->lines_x + (slab * g->lines + run * RUN * 2) * g->x.wide + block * TILE_COLUMNS;
+    line = g->lines_x + (slab * g->lines + run * RUN * 2) * wide + block * TILE_COLUMNS;
     even = m->pairs + pairs_at(g, slab, block, 0) + run * RUN * TILE_HALVES;
     odd = m->pairs + pairs_at(g, slab, block, 1) + run * RUN * TILE_HALVES;
-    for (int i = 0; i < RUN; i++) {
-        pair_row(line, line + g->x.wide, even);
-        pair_row(line + g->x.wide, line + 2 * g->x.wide, odd);
-        line += 2 * g->x.wide;
-        even += TILE_HALVES;
-        odd += TILE_HALVES;
+    for (int c = 0; c < TILE_COLUMNS; c += DSB_VL) {
+        vi first = (vi)vf_load_bf16(line + c);
+
+        DSB_UNROLL
+        for (int i = 0; i < RUN; i++) {
+            vi second = (vi)vf_load_bf16(line + (2 * i + 1) * wide + c);
+            vi third = (vi)vf_load_bf16(line + (2 * i + 2) * wide + c);
+
+            vf_store((float *)even + i * TILE_COLUMNS + c, vf_pairs(first, second));
+            vf_store((float *)odd + i * TILE_COLUMNS + c, vf_pairs(second, third));
+            first = third;
+        }
     }
     m->next_pairs++;
 }
@@ -229,11 +236,12 @@ sum_pass(tiles *t, int parts, int n, const gradient *g, const uint16_t *turned, 
             tile_load(t, 5, turned + rest_a + k, TILE_BYTES);
         }
         DSB_UNROLL
+        for (int i = 0; i < n && parts == 2; i++) {
+            tile_load(t, 7, s[i].b + rest_b + k, TILE_BYTES);
+            tile_dot(t, i, 6, 7);
+        }
+        DSB_UNROLL
         for (int i = 0; i < n; i++) {
-            if (parts == 2) {
-                tile_load(t, 7, s[i].b + rest_b + k, TILE_BYTES);
-                tile_dot(t, i, 6, 7);
-            }
             tile_load(t, 7, s[i].b + k, TILE_BYTES);
             tile_dot(t, i, 6, 7);
             if (parts == 2) {
@@ -383,24 +391,48 @@ DSB_KERNEL(dsb_conv_tile_weight_bytes)(const dsb_conv *conv, int rows, int parts
     return gradient_fit(&g);
 }
 
-/* db = sum of dy over rows and pixels (+ db), as it is given: an image's sum, then that of the images. */
+/* `width` vectors of db from channel i on: an image's sum, then that of the images. */
+DSB_INLINE void
+bias_strip(int half, int width, int rows, int pixels, int c, int i, dsb_slot dy, int beta,
+           float *db)
+{
+    vf all[4], image[4];
+
+    for (int v = 0; v < width; v++) {
+        all[v] = beta ? vf_load_part(db + i + v * DSB_VL, c - i - v * DSB_VL) : (vf){0};
+    }
+    for (int64_t r = 0; r < rows; r++) {
+        memset(image, 0, sizeof image);
+        for (int64_t line = r * pixels; line < (r + 1) * pixels; line++) {
+            DSB_UNROLL
+            for (int v = 0; v < width; v++) {
+                image[v] += vf_load_as(half, dy.data, line * dy.ld + i + v * DSB_VL);
+            }
+        }
+        for (int v = 0; v < width; v++) {
+            all[v] += image[v];
+        }
+    }
+    for (int v = 0; v < width; v++) {
+        vf_store_part(db + i + v * DSB_VL, all[v], c - i - v * DSB_VL);
+    }
+}
+
+/* db = sum of dy over rows and pixels (+ db), of dy as it is given. */
 static void
 bias_gradient(int rows, int pixels, int c, dsb_slot dy, int beta, float *db)
 {
-    int half = dy.dtype == DSB_BFLOAT16;
+    int half = dy.dtype == DSB_BFLOAT16, i = 0;
 
-    for (int i = 0; i < c; i += DSB_VL) {
-        vf all = beta ? vf_load_part(db + i, c - i) : (vf){0};
-
-        for (int64_t r = 0; r < rows; r++) {
-            vf image = {0};
-
-            for (int64_t line = r * pixels; line < (r + 1) * pixels; line++) {
-                image += vf_load_as(half, dy.data, line * dy.ld + i);
-            }
-            all += image;
+    for (; i + 4 * DSB_VL <= dsb_pitch(c); i += 4 * DSB_VL) {
+        if (half) {
+            bias_strip(1, 4, rows, pixels, c, i, dy, beta, db);
+        } else {
+            bias_strip(0, 4, rows, pixels, c, i, dy, beta, db);
         }
-        vf_store_part(db + i, all, c - i);
+    }
+    for (; i < c; i += DSB_VL) {
+        bias_strip(half, 1, rows, pixels, c, i, dy, beta, db);
     }
 }
 
