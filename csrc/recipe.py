@@ -51,6 +51,7 @@ SPECIAL: dict[str, dict[str, dict[str, list[str]]]] = {
     "conv.c": WITH_BF16,
     "conv_weight.c": WITH_BF16,
     "conv_tile.c": TILES,
+    "conv_tile_pack.c": TILES,
     "conv_tile_weight.c": TILES,
 }
 EXACT_KERNELS = {"noise.c"}  # the same bits on every machine, so nothing is contracted

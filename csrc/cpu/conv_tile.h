@@ -19,8 +19,12 @@
 
 enum { MAX_TAPS = 36, MAX_PARTS = 2 };
 
-/* The gradient of the weights and its scratch; conv_tile_weight.c. */
-size_t DSB_KERNEL(dsb_conv_tile_weight_bytes)(const dsb_conv *conv, int rows, int parts);
+/* Packed weights: conv_tile_pack.c. `parts` is 1 for bf16 and 2 for bf16x3, here and below. */
+size_t DSB_KERNEL(dsb_conv_tile_packed_bytes)(int parts, const dsb_conv *conv, bool transposed);
+void DSB_KERNEL(dsb_conv_tile_pack)(int parts, const dsb_conv *conv, bool transposed,
+                                    const float *w, void *packed);
+/* The gradient of the weights and its scratch: conv_tile_weight.c. */
+size_t DSB_KERNEL(dsb_conv_tile_weight_bytes)(int parts, const dsb_conv *conv, int rows);
 void DSB_KERNEL(dsb_conv_tile_weight)(int parts, const dsb_conv *conv, int rows, dsb_slot x,
                                       const dsb_affine *affine, dsb_slot dy, int beta, float *dw,
                                       float *db, void *scratch);

@@ -248,7 +248,9 @@ sum_pass(tiles *t, int parts, int n, const gradient *g, const uint16_t *turned, 
                 tile_dot(t, i, 5, 7);
             }
         }
-        make_some(m, pieces);
+        if (pieces > 0) {
+            make_some(m, pieces);
+        }
     }
     DSB_UNROLL
     for (int i = 0; i < n; i++) {
@@ -382,7 +384,7 @@ gradient_fit(gradient *g)
 }
 
 size_t
-DSB_KERNEL(dsb_conv_tile_weight_bytes)(const dsb_conv *conv, int rows, int parts)
+DSB_KERNEL(dsb_conv_tile_weight_bytes)(int parts, const dsb_conv *conv, int rows)
 {
     gradient g;
 
