@@ -150,22 +150,23 @@ finish_some(finisher *f, int n)
     }
 }
 
-/* Vector work between tile instructions: so much of each in a step. */
+/* What is done between tile instructions. */
 typedef struct hidden {
     finisher *finish;
     reader *reader;
-    int lines;
-    int64_t pieces;
+    pace lines, pieces;
 } hidden;
 
 DSB_INLINE void
-hidden_work(const hidden *h)
+hidden_work(hidden *h)
 {
-    if (h->finish->left > 0) {
-        finish_some(h->finish, h->lines);
+    int64_t lines = pace_next(&h->lines), pieces = pace_next(&h->pieces);
+
+    if (lines > 0) {
+        finish_some(h->finish, (int)lines);
     }
-    if (h->reader->left > 0) {
-        read_some(h->reader, h->pieces);
+    if (pieces > 0) {
+        read_some(h->reader, pieces);
     }
 }
 
@@ -186,7 +187,7 @@ dot_step(tiles *t, int columns, const uint16_t *w)
 /* With two parts, x1 w2 + x1 w1 + x2 w1: each tile of x is loaded once, and those of w1 stay for x2. */
 DSB_INLINE void
 multiply_block(tiles *t, int parts, int columns, const product *p, int plane, const uint16_t *x,
-               const uint16_t *packed, float *sums, const hidden *h)
+               const uint16_t *packed, float *sums, hidden *h)
 {
     const reader *r = &p->reader;
     int blocks = r->wide / TILE_HALVES;
@@ -232,7 +233,7 @@ multiply_block(tiles *t, int parts, int columns, const product *p, int plane, co
 /* One block, and what of the block before is not stored yet. */
 static void
 block_of(tiles *t, const product *p, int plane, int first, const uint16_t *x, float *sums,
-         const hidden *h)
+         hidden *h)
 {
     int64_t size = (int64_t)p->kernel_taps * p->parts * p->reader.wide * TILE_COLUMNS;
     const uint16_t *w = p->packed + first / TILE_COLUMNS * size;
@@ -259,16 +260,15 @@ multiply_strip(tiles *t, const product *p, int64_t first, const uint16_t *x, flo
     int64_t places = p->space.places - first < p->strip ? p->space.places - first : p->strip;
     int64_t steps = 0, pieces = reader_pieces(next, next->left);
     int inputs = p->reader.wide / TILE_HALVES;
+    hidden h = {.finish = finish, .reader = next};
 
     for (int plane = 0; plane < p->planes; plane++) {
         steps += p->taps_in[plane] * inputs;
     }
     steps *= (places + BLOCK - 1) / BLOCK * ((p->c + BLOCK - 1) / BLOCK);
+    h.pieces = pace_of(pieces, steps);
     for (int plane = 0; plane < p->planes; plane++) {
-        int own = p->taps_in[plane] * inputs;
-        hidden h = {finish, next, own > 0 ? (BLOCK + own - 1) / own : BLOCK,
-                    (pieces + steps - 1) / steps};
-
+        h.lines = pace_of(BLOCK, p->taps_in[plane] * inputs);
         for (int64_t at = 0; at < places; at += BLOCK) {
             for (int c = 0; c < p->c; c += BLOCK) {
                 float *block = sums + (finish->sums < sums + BLOCK_FLOATS ? BLOCK_FLOATS : 0);

@@ -17,7 +17,7 @@
 #include "cpu/cpu.h"
 #include "cpu/tile.h"
 
-enum { MAX_TAPS = 36, MAX_PARTS = 2 };
+enum { MAX_TAPS = 36 };
 
 /* Packed weights: conv_tile_pack.c. `parts` is 1 for bf16 and 2 for bf16x3, here and below. */
 size_t DSB_KERNEL(dsb_conv_tile_packed_bytes)(int parts, const dsb_conv *conv, bool transposed);
@@ -33,6 +33,26 @@ DSB_INLINE int64_t
 round_up(int64_t n, int64_t unit)
 {
     return (n + unit - 1) / unit * unit;
+}
+
+/* Vector work between tile instructions, spread evenly: all of it is done with the last step. */
+typedef struct pace {
+    int64_t rate, due; /* in units of 2^-16 */
+} pace;
+
+DSB_INLINE pace
+pace_of(int64_t work, int64_t steps)
+{
+    return (pace){steps > 0 ? ((work << 16) + steps - 1) / steps : 0, 0};
+}
+
+DSB_INLINE int64_t
+pace_next(pace *p)
+{
+    int64_t due = p->due + p->rate;
+
+    p->due = due & 0xffff;
+    return due >> 16;
 }
 
 /* ---- places ---- */
@@ -86,7 +106,7 @@ place_skip(const space *s, place *p, int n)
     }
 }
 
-/* The line of the image behind a place in a plane, -1 where there is none. `step` places apart. */
+/* The line of the image that a place has in a plane, -1 where there is none; places are `step` pixels apart. */
 DSB_INLINE int64_t
 place_line(const space *s, const place *p, int step, int plane, int h, int w)
 {

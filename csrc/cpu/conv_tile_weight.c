@@ -23,7 +23,8 @@ typedef struct gradient {
     int taps[4], planes; /* of each plane of dy */
     tap tap[4][9];
     int64_t strip, lines;      /* places of a strip, and lines of x for them */
-    int64_t pairs;             /* rows of each kind, for 16 channels */
+    int kinds;                 /* of pairs: from even places on and, for 3x3, from odd ones on */
+    int64_t pairs;             /* rows of a kind, for 16 channels */
     int64_t n_x, n_dy;         /* numbers in the lines */
     int64_t n_pairs, n_turned; /* numbers in the operands */
     int blocks_in, blocks_out; /* of 16 channels */
@@ -46,7 +47,7 @@ typedef struct maker {
 DSB_INLINE int64_t
 pairs_at(const gradient *g, int64_t slab, int block, int odd)
 {
-    return ((slab * g->blocks_in + block) * 2 + odd) * g->pairs * TILE_HALVES;
+    return ((slab * g->blocks_in + block) * g->kinds + odd) * g->pairs * TILE_HALVES;
 }
 
 DSB_INLINE int64_t
@@ -79,7 +80,9 @@ make_pairs(maker *m)
             vi third = (vi)vf_load_bf16(line + (2 * i + 2) * wide + c);
 
             vf_store((float *)even + i * TILE_COLUMNS + c, vf_pairs(first, second));
-            vf_store((float *)odd + i * TILE_COLUMNS + c, vf_pairs(second, third));
+            if (g->kinds == 2) {
+                vf_store((float *)odd + i * TILE_COLUMNS + c, vf_pairs(second, third));
+            }
             first = third;
         }
     }
@@ -217,7 +220,7 @@ sum_finish(const gradient *g, const sum *s)
  * dy1 x2 + dy1 x1 + dy2 x1. */
 DSB_INLINE void
 sum_pass(tiles *t, int parts, int n, const gradient *g, const uint16_t *turned, int64_t chunks,
-         const sum *s, maker *m, int64_t pieces)
+         const sum *s, maker *m, pace *pieces)
 {
     int64_t rest_a = turned_at(g, 1, 0, 0), rest_b = pairs_at(g, 1, 0, 0);
 
@@ -248,9 +251,7 @@ sum_pass(tiles *t, int parts, int n, const gradient *g, const uint16_t *turned, 
                 tile_dot(t, i, 5, 7);
             }
         }
-        if (pieces > 0) {
-            make_some(m, pieces);
-        }
+        make_some(m, pace_next(pieces));
     }
     DSB_UNROLL
     for (int i = 0; i < n; i++) {
@@ -260,7 +261,7 @@ sum_pass(tiles *t, int parts, int n, const gradient *g, const uint16_t *turned, 
 
 static void
 sum_pass_as(tiles *t, int n, const gradient *g, const uint16_t *turned, int64_t chunks,
-            const sum *s, maker *m, int64_t pieces)
+            const sum *s, maker *m, pace *pieces)
 {
     switch (n * 2 + g->parts - 1) {
     case 2:
@@ -305,13 +306,14 @@ sum_strip(tiles *t, const gradient *g, int64_t places, const uint16_t *operands,
 {
     const uint16_t *turned = operands + g->n_pairs;
     int most = g->parts == 2 ? SUMS_PARTS : SUMS;
-    int64_t chunks = (places + TILE_HALVES - 1) / TILE_HALVES, passes = 0, each;
+    int64_t chunks = (places + TILE_HALVES - 1) / TILE_HALVES, passes = 0;
+    pace each;
     sum s[SUMS];
 
     for (int plane = 0; plane < g->planes; plane++) {
         passes += (g->taps[plane] * g->blocks_in + most - 1) / most * g->blocks_out;
     }
-    each = (pieces + passes * chunks - 1) / (passes * chunks);
+    each = pace_of(pieces, passes * chunks);
     for (int plane = 0; plane < g->planes; plane++) {
         int sums = g->taps[plane] * g->blocks_in;
 
@@ -324,7 +326,7 @@ sum_strip(tiles *t, const gradient *g, int64_t places, const uint16_t *operands,
                 for (int i = 0; i < n; i++) {
                     sum_start(g, operands, plane, block, e + i, fresh && plane == 0, dw, &s[i]);
                 }
-                sum_pass_as(t, n, g, a, chunks, s, m, each);
+                sum_pass_as(t, n, g, a, chunks, s, m, &each);
                 for (int i = 0; i < n; i++) {
                     sum_finish(g, &s[i]);
                 }
@@ -342,6 +344,7 @@ gradient_start(gradient *g, const dsb_conv *conv, int rows, reader x, reader dy)
     *g = (gradient){.space = space_of(conv, rows), .x = x, .dy = dy, .parts = x.parts};
     g->x.space = g->dy.space = &g->space;
     g->kernel_taps = conv->kernel * conv->kernel;
+    g->kinds = conv->kernel == 3 ? 2 : 1;
     g->c_in = conv->c_in;
     g->c_out = conv->c_out;
     g->planes = dy.planes;
