@@ -112,12 +112,18 @@ DSB_INLINE void
 vf_store_bf16(uint16_t *p, vf v)
 {
     vi bits = (vi)v, odd = (bits >> 16) & 1;
-    vi rounded = bits + 0x7fff + odd, quiet = bits | 0x400000;
-    vi high = (vi)vf_select(v == v, (vf)rounded, (vf)quiet);
+    vi rounded = (bits + 0x7fff) + odd;
 #if DSB_VL == 16
-    _mm256_storeu_si256((__m256i_u *)p,
-                        _mm512_cvtepi32_epi16(_mm512_srli_epi32((__m512i)high, 16)));
-#elif DSB_VL == 8
+    static const uint16_t upper[32] = {1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31};
+    __mmask16 nan = _mm512_cmp_ps_mask((__m512)v, (__m512)v, _CMP_UNORD_Q);
+    __m512i w =
+        _mm512_mask_or_epi32((__m512i)rounded, nan, (__m512i)bits, _mm512_set1_epi32(0x400000));
+
+    w = _mm512_permutexvar_epi16(_mm512_loadu_si512(upper), w);
+    _mm256_storeu_si256((__m256i_u *)p, _mm512_castsi512_si256(w));
+#else
+    vi quiet = bits | 0x400000, high = (vi)vf_select(v == v, (vf)rounded, (vf)quiet);
+#if DSB_VL == 8
     __m256i w = _mm256_srli_epi32((__m256i)high, 16);
 
     w = _mm256_permute4x64_epi64(_mm256_packus_epi32(w, w), 0x08);
@@ -128,6 +134,7 @@ vf_store_bf16(uint16_t *p, vf v)
     _mm_storel_epi64((__m128i_u *)p, _mm_packus_epi32(w, w));
 #else
     vst1_u16(p, vshrn_n_u32((uint32x4_t)high, 16));
+#endif
 #endif
 }
 
@@ -340,34 +347,6 @@ vf_below(vf x)
 #endif
 }
 
-/* exp(a), -120 <= a <= 0, as p 2^n with p in [0.70, 1.42]. The polynomial on [-ln 2 / 2, ln 2 / 2] is minimax,
- * its error 4e-9. */
-DSB_INLINE vf
-vf_exp_negative(vf a)
-{
-    const float magic = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer */
-    vf t = vf_fma(a, vf_splat(1.44269504088896341f), vf_splat(magic));
-    vf n = t - magic;
-    vf r = vf_fma(n, vf_splat(-0.693359375f), a);
-    vf p = vf_splat(1.3814539416e-3f);
-
-    r = vf_fma(n, vf_splat(2.12194440e-4f), r);
-    p = vf_fma(p, r, vf_splat(8.3687454462e-3f));
-    p = vf_fma(p, r, vf_splat(4.1668388993e-2f));
-    p = vf_fma(p, r, vf_splat(1.6666521132e-1f));
-    p = vf_fma(p, r, vf_splat(4.9999994040e-1f));
-    p = vf_fma(p, r, vf_splat(1.0f));
-    p = vf_fma(p, r, vf_splat(1.0f));
-#if DSB_VL == 16
-    return (vf)_mm512_scalef_ps((__m512)p, (__m512)n);
-#else
-    /* 2^n in two factors, each of them normal; the integer is the low end of t */
-    vi power = (vi)t - 0x4b400000, half = power >> 1;
-
-    return p * (vf)((half + 127) << 23) * (vf)((power - half + 127) << 23);
-#endif
-}
-
 /* a where x has no sign (NaN and zero may have one), else b. */
 DSB_INLINE vf
 vf_by_sign(vf x, vf a, vf b)
@@ -383,25 +362,156 @@ vf_by_sign(vf x, vf a, vf b)
 #endif
 }
 
-/* x / (1 + exp(-x)), written with exp(-|x|) so that nothing overflows. */
+/* ---- functions of up to VF_MANY vectors ----
+ * A processor looks ahead by some hundred instructions, and these are chains of thirty, each waiting for the
+ * one before: it gets further where the chains of several vectors stand interleaved. */
+
+enum { VF_MANY = 4 };
+
+/* e = exp(a), -120 <= a <= 0. With sixteen numbers to a vector a = (m + k / 16) ln 2 + r, |r| <= ln 2 / 32: the
+ * table holds 2^(k/16), and the instruction that scales takes the whole part of m + k / 16. */
+#if DSB_VL == 16
+DSB_INLINE void
+vf_exp_negative_many(int n, const vf *a, vf *e)
+{
+    static const float roots[16] = {1.0f,        1.04427373f, 1.09050775f, 1.13878858f,
+                                    1.18920708f, 1.24185777f, 1.29683959f, 1.35425556f,
+                                    1.41421354f, 1.47682619f, 1.54221082f, 1.61049032f,
+                                    1.68179286f, 1.75625217f, 1.8340081f,  1.91520655f};
+    const float magic = 786432.0f; /* 1.5 * 2^19: adding it rounds to sixteenths */
+    vf t[VF_MANY], m[VF_MANY], r[VF_MANY];
+
+    DSB_UNROLL
+    for (int i = 0; i < n; i++) {
+        t[i] = vf_fma(a[i], vf_splat(1.44269504088896341f), vf_splat(magic));
+    }
+    DSB_UNROLL
+    for (int i = 0; i < n; i++) {
+        m[i] = t[i] - magic;
+        r[i] = vf_fma(m[i], vf_splat(-0.693147180559945f), a[i]);
+    }
+    DSB_UNROLL
+    for (int i = 0; i < n; i++) {
+        e[i] = vf_fma(r[i], vf_splat(1.6666723788e-01f), vf_splat(5.0001621246e-01f));
+    }
+    DSB_UNROLL
+    for (int i = 0; i < n; i++) {
+        e[i] = vf_fma(e[i], r[i], vf_splat(1.0f));
+        t[i] = (vf)_mm512_permutexvar_ps((__m512i)t[i], _mm512_loadu_ps(roots));
+    }
+    DSB_UNROLL
+    for (int i = 0; i < n; i++) {
+        r[i] *= t[i];
+    }
+    DSB_UNROLL
+    for (int i = 0; i < n; i++) {
+        e[i] = vf_fma(e[i], r[i], t[i]);
+    }
+    DSB_UNROLL
+    for (int i = 0; i < n; i++) {
+        e[i] = (vf)_mm512_scalef_ps((__m512)e[i], (__m512)m[i]);
+    }
+}
+#else
+/* As p 2^m with p in [0.70, 1.42]; the polynomial is minimax, its error 4e-9. */
+DSB_INLINE void
+vf_exp_negative_many(int n, const vf *a, vf *e)
+{
+    static const float factors[] = {
+        8.3687454462e-3f, 4.1668388993e-2f, 1.6666521132e-1f, 4.9999994040e-1f, 1.0f, 1.0f};
+    const float magic = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer */
+    vf t[VF_MANY], r[VF_MANY];
+
+    DSB_UNROLL
+    for (int i = 0; i < n; i++) {
+        vf m;
+
+        t[i] = vf_fma(a[i], vf_splat(1.44269504088896341f), vf_splat(magic));
+        m = t[i] - magic;
+        r[i] = vf_fma(m, vf_splat(-0.693359375f), a[i]);
+        r[i] = vf_fma(m, vf_splat(2.12194440e-4f), r[i]);
+        e[i] = vf_splat(1.3814539416e-3f);
+    }
+    DSB_UNROLL
+    for (int k = 0; k < 6; k++) {
+        DSB_UNROLL
+        for (int i = 0; i < n; i++) {
+            e[i] = vf_fma(e[i], r[i], vf_splat(factors[k]));
+        }
+    }
+    DSB_UNROLL
+    for (int i = 0; i < n; i++) {
+        /* 2^m in two factors, each of them normal; the integer is the low end of t */
+        vi power = (vi)t[i] - 0x4b400000, half = power >> 1;
+
+        e[i] = e[i] * (vf)((half + 127) << 23) * (vf)((power - half + 127) << 23);
+    }
+}
+#endif
+
+/* x = x / (1 + exp(-x)), written with exp(-|x|) so that nothing overflows. */
+DSB_INLINE void
+vf_silu_many(int n, vf *x)
+{
+    vf low[VF_MANY], e[VF_MANY];
+
+    DSB_UNROLL
+    for (int i = 0; i < n; i++) {
+        low[i] = vf_below(x[i]);
+    }
+    vf_exp_negative_many(n, low, e);
+    DSB_UNROLL
+    for (int i = 0; i < n; i++) {
+        x[i] = vf_by_sign(x[i], x[i], low[i] * e[i]) / (e[i] + 1.0f);
+    }
+}
+
+/* x = the derivative of SiLU, s (1 + x (1 - s)) with s = sigmoid(x): with e = exp(-|x|) and g = 1 / (1 + e)
+ * g (1 + |x| e g) for positive x and g (e - |x| e g) for negative ones. */
+DSB_INLINE void
+vf_silu_slope_many(int n, vf *x)
+{
+    vf low[VF_MANY], e[VF_MANY], g[VF_MANY], one = vf_splat(1.0f);
+
+    DSB_UNROLL
+    for (int i = 0; i < n; i++) {
+        low[i] = vf_below(x[i]);
+    }
+    vf_exp_negative_many(n, low, e);
+    DSB_UNROLL
+    for (int i = 0; i < n; i++) {
+        g[i] = one / (e[i] + one);
+    }
+    DSB_UNROLL
+    for (int i = 0; i < n; i++) {
+        vf term = low[i] * e[i];
+
+        term = (vf)((vi)term ^ (~(vi)x[i] & INT32_MIN)); /* it has the sign of x */
+        x[i] = g[i] * vf_fma(term, g[i], vf_by_sign(x[i], one, e[i]));
+    }
+}
+
+DSB_INLINE vf
+vf_exp_negative(vf a)
+{
+    vf e;
+
+    vf_exp_negative_many(1, &a, &e);
+    return e;
+}
+
 DSB_INLINE vf
 vf_silu(vf x)
 {
-    vf low = vf_below(x), e = vf_exp_negative(low);
-
-    return vf_by_sign(x, x, low * e) / (e + 1.0f);
+    vf_silu_many(1, &x);
+    return x;
 }
 
-/* The derivative of SiLU, s (1 + x (1 - s)) with s = sigmoid(x): with e = exp(-|x|) and g = 1 / (1 + e)
- * g (1 + |x| e g) for positive x and g (e - |x| e g) for negative ones. */
 DSB_INLINE vf
 vf_silu_slope(vf x)
 {
-    vf low = vf_below(x), e = vf_exp_negative(low), one = vf_splat(1.0f);
-    vf g = one / (e + one), term = low * e;
-
-    term = (vf)((vi)term ^ (~(vi)x & INT32_MIN)); /* it has the sign of x */
-    return g * vf_fma(term, g, vf_by_sign(x, one, e));
+    vf_silu_slope_many(1, &x);
+    return x;
 }
 
 #endif

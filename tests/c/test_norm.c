@@ -29,6 +29,7 @@ check_norm(const variant *v, const int *shape)
     dsb_group_norm norm = {pixels, c, groups, silu, w, b, scaled ? ss.slot : (dsb_slot){0}};
     dsb_affine f = {ab, silu};
     int beta = in_place ? 0 : v->beta;
+    double largest = 0.0, kept; /* dz is rounded where dx holds it between the passes */
 
     be->group_norm_statistics(NULL, &norm, rows, x.slot, stats, ab);
     for (int i = 0; i < rows * groups; i++) {
@@ -37,6 +38,7 @@ check_norm(const variant *v, const int *shape)
         ref_moments(&ref, x.value, i / groups, i % groups, &mean, &inverse);
         CHECK(is_close(stats[(int)r], mean, 1e-6, false));
         CHECK(is_close(stats[(int)r + groups], inverse, 1e-5, false));
+        largest = fmax(largest, inverse);
     }
     for (size_t i = 0; i < 2 * (size_t)rows * pitch; i++) {
         CHECK(i % pitch < n || ab[i] == 0.0f);
@@ -49,7 +51,8 @@ check_norm(const variant *v, const int *shape)
     be->group_norm_backward(NULL, &norm, rows, x.slot, stats, ab, dy.slot, beta,
                             in_place ? dy.slot : dx.slot, v->beta, dw, db, v->beta,
                             scaled ? dss.slot : (dsb_slot){0});
-    check_image("dx of group norm", in_place ? &dy : &dx, want, beta, 2e-4);
+    kept = silu && !beta && v->dtype == DSB_BFLOAT16 ? largest / 256.0 : 0.0;
+    check_image("dx of group norm", in_place ? &dy : &dx, want, beta, 2e-4 + kept);
     check_floats("d_weight", dw, want_dw, v->beta ? old : NULL, n, 2e-4);
     check_floats("d_bias", db, want_db, v->beta ? old : NULL, n, 2e-4);
     check_image("d_scale_shift", &dss, scaled ? want_dss : dss.value, scaled ? v->beta : 0, 2e-4);
