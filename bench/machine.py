@@ -8,12 +8,19 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
 PROBE_FLAGS = shlex.split("-std=gnu11 -O2 -ffp-contract=fast")
+
+
+def say(what: str) -> None:
+    """A line of progress."""
+    print(f"{time.strftime('%H:%M:%S')} {what}", flush=True)
 
 
 def output(*command: str) -> str:
@@ -65,17 +72,31 @@ def slug(machine: dict[str, str]) -> str:
     return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
 
 
+def march(isa: str) -> list[str]:
+    """The compiler's flags for one of the core's instruction sets."""
+    level, _, extra = isa.partition("+")
+    if not level.startswith("x86-64"):
+        return []
+    wide = ["-mprefer-vector-width=512"] if level.endswith("v4") else []
+    extras = {
+        "avx512bf16": ["-mavx512bf16"],
+        "amx-bf16": ["-mavx512bf16", "-mamx-tile", "-mamx-bf16"],
+    }
+    return [f"-march={level}", *wide, *extras.get(extra, [])]
+
+
 class Peak:
-    """The probe of fma_peak.c, compiled for the instruction set in use."""
+    """The probe of peak.c, compiled for the instruction set in use."""
 
     def __init__(self, isa: str, folder: Path) -> None:
-        self._program = folder / "fma_peak"
-        march = [f"-march={isa}"] if isa.startswith("x86-64") else []
-        source = str(HERE / "fma_peak.c")
-        command = [*compiler(), *PROBE_FLAGS, *march, source, "-o", str(self._program), "-lpthread"]
+        self._program = folder / f"peak-{isa}"
+        source = str(HERE / "peak.c")
+        command = [*compiler(), *PROBE_FLAGS, *march(isa), source]
+        command += ["-o", str(self._program), "-lpthread"]
         if subprocess.run(command).returncode != 0:
             sys.exit(f"the probe does not compile: {shlex.join(command)}")
 
-    def measure(self, threads: int, milliseconds: int) -> float:
-        """Floating-point operations a second."""
-        return 1e9 * float(output(str(self._program), str(threads), str(milliseconds)))
+    def measure(self, threads: int, milliseconds: int, unit: str = "fma") -> float | None:
+        """Floating-point operations a second; None where the machine has no such unit."""
+        told = output(str(self._program), unit, str(threads), str(milliseconds))
+        return 1e9 * float(told) if told else None

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 class Goal(NamedTuple):
     what: str
-    unit: str  # "x", "%", or of a quantity of which less is better
+    unit: str  # "x", "%", or of a quantity of which less is better ("% off", "GB")
     at_least: float
     aim: float
 
@@ -29,11 +29,27 @@ GOALS = {
     "import": Goal("`import dsb` on top of `import numpy`", "ms", 40, 10),
     "wheel": Goal("wheel", "MB", 3, 1),
     "demo": Goal("`python -m dsb.demo`", "s", 120, 40),
+    "unet_float32": Goal(
+        "U-Net, training step in float32 against PyTorch's fastest", "x", 1.3, 1.5
+    ),
+    "unet_float32_peak": Goal("share of the measured FMA peak in it", "%", 75, 88),
+    "unet_avx2": Goal("the same with AVX2 on both sides", "x", 1.2, 1.5),
+    "unet_bf16": Goal("training step in bfloat16 (vdpbf16ps) against PyTorch's", "x", 2, 3),
+    "unet_bf16_tiles": Goal("training step in bfloat16 (AMX) against PyTorch's", "x", 3, 5),
+    "unet_bf16x3": Goal("training step in bf16x3 (AMX) against PyTorch's float32", "x", 2.5, 4),
+    "unet_sample_float32": Goal("sampling in float32 against PyTorch's fastest", "x", 1.3, 1.5),
+    "unet_sample_bf16": Goal("sampling in bfloat16 against PyTorch's fastest", "x", 3, 5),
+    "unet_norm": Goal("GroupNorm and SiLU in bfloat16, PyTorch's better layout", "x", 2, 2.5),
+    "unet_memory_float32": Goal("peak memory of training at batch 128, float32", "GB", 1.2, 0.7),
+    "unet_memory_bf16": Goal("peak memory of training at batch 128, bfloat16", "GB", 1.2, 0.7),
+    "unet_prediction": Goal("prediction of that memory, the worse of the two", "% off", 5, 1),
+    "unet_scaling_float32": Goal("two threads over one, float32", "x", 1.7, 1.95),
+    "unet_scaling_bf16": Goal("two threads over one, bfloat16", "x", 1.7, 1.95),
 }
 
 
 def rate(goal: Goal, measured: float) -> str:
-    more_is_better = goal.unit in "x%"
+    more_is_better = goal.unit in ("x", "%")
 
     def reached(bound: float) -> bool:
         return measured >= bound if more_is_better else measured <= bound
@@ -91,12 +107,22 @@ class Figure:
 
 
 @dataclass
+class Table:
+    """A table of its own, under its own heading."""
+
+    title: str
+    head: list[str]
+    rows: list[list[str]]
+
+
+@dataclass
 class Report:
     machine: dict[str, str]
     settings: dict[str, Any]
     figures: list[Figure] = field(default_factory=list)
     goals: dict[str, float] = field(default_factory=dict)
     losses: list[dict[str, Any]] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def json(self) -> str:
@@ -128,6 +154,8 @@ class Report:
         ]
         if losses:
             parts += ["## Losses", table(list(self.losses[0]), losses)]
+        for extra in self.tables:
+            parts += [f"## {extra.title}", table(extra.head, extra.rows)]
         parts += ["## Notes", "\n".join(f"* {note}" for note in self.notes)]
         return "\n\n".join(parts) + "\n"
 
