@@ -226,84 +226,90 @@ typedef struct reader {
     int64_t line; /* of the image, at this place in this plane; -1: zeros */
 } reader;
 
+/* n groups of 32 channels, of which `left` numbers are channels and the rest zeros. */
 DSB_INLINE void
-read_group(int half, int mode, int parts, const void *x, int64_t i, const float *a, const float *b,
-           int n, uint16_t *to, int64_t part)
+read_groups(int half, int mode, int parts, const reader *r, int n, uint16_t *to)
 {
-    for (int c = 0; c < TILE_HALVES; c += DSB_VL) {
-        vf v = {0};
-
-        if (c < n) {
-            v = vf_load_as(half, x, i + c);
-            v = mode == AS_IT_IS ? v : vf_fma(vf_load(a + c), v, vf_load(b + c));
-            v = mode == AFFINE_SILU ? vf_silu(v) : v;
-            v = n - c < DSB_VL ? vf_select(vi_first(n - c), v, (vf){0}) : v;
-        }
-        half_parts(parts, v, to + c, part);
-    }
-}
-
-DSB_INLINE void
-read_group_as(const reader *r, int half, int mode, int c, uint16_t *to)
-{
-    const float *a = r->ab, *b = NULL;
-    int64_t i = r->line * r->image.ld + c;
+    const int64_t c0 = r->group * TILE_HALVES, i = r->line * r->image.ld + c0;
+    const float *a = r->ab, *b = r->ab;
+    int left = r->c - (int)c0;
 
     if (mode != AS_IT_IS) {
-        a += (int64_t)r->at.row * 2 * dsb_pitch(r->c) + c;
+        a += r->at.row * 2 * dsb_pitch(r->c) + c0;
         b = a + dsb_pitch(r->c);
     }
-    if (r->parts == 2) {
-        read_group(half, mode, 2, r->image.data, i, a, b, r->c - c, to, r->part);
-    } else {
-        read_group(half, mode, 1, r->image.data, i, a, b, r->c - c, to, 0);
+    for (int c = 0; c < n * TILE_HALVES; c += DSB_VL) {
+        vf v = {0};
+
+        if (c < left) {
+            v = vf_load_as(half, r->image.data, i + c);
+            v = mode == AS_IT_IS ? v : vf_fma(vf_load(a + c), v, vf_load(b + c));
+            v = mode == AFFINE_SILU ? vf_silu(v) : v;
+            v = left - c < DSB_VL ? vf_select(vi_first(left - c), v, (vf){0}) : v;
+        }
+        half_parts(parts, v, to + c, r->part);
     }
 }
 
-/* 32 channels of one place in one plane. */
 DSB_INLINE void
-read_piece(const reader *r)
+read_groups_as(int half, int mode, const reader *r, int n, uint16_t *to)
 {
-    int c = r->group * TILE_HALVES;
-    uint16_t *to = r->to + r->plane * r->parts * r->part + c;
+    if (r->parts == 2) {
+        read_groups(half, mode, 2, r, n, to);
+    } else {
+        read_groups(half, mode, 1, r, n, to);
+    }
+}
+
+/* n groups of the channels of one place in one plane. */
+DSB_INLINE void
+read_place(const reader *r, int n)
+{
+    uint16_t *to = r->to + r->plane * r->parts * r->part + r->group * TILE_HALVES;
 
     if (r->line < 0) {
         for (int p = 0; p < r->parts; p++) {
-            memset(to + p * r->part, 0, TILE_BYTES);
+            memset(to + p * r->part, 0, (size_t)n * TILE_BYTES);
         }
         return;
     }
     switch (r->mode * 2 + (r->image.dtype == DSB_BFLOAT16)) {
     case 2 * AS_IT_IS:
-        read_group_as(r, 0, AS_IT_IS, c, to);
+        read_groups_as(0, AS_IT_IS, r, n, to);
         break;
     case 2 * AS_IT_IS + 1:
-        read_group_as(r, 1, AS_IT_IS, c, to);
+        read_groups_as(1, AS_IT_IS, r, n, to);
         break;
     case 2 * AFFINE:
-        read_group_as(r, 0, AFFINE, c, to);
+        read_groups_as(0, AFFINE, r, n, to);
         break;
     case 2 * AFFINE + 1:
-        read_group_as(r, 1, AFFINE, c, to);
+        read_groups_as(1, AFFINE, r, n, to);
         break;
     case 2 * AFFINE_SILU:
-        read_group_as(r, 0, AFFINE_SILU, c, to);
+        read_groups_as(0, AFFINE_SILU, r, n, to);
         break;
     default:
-        read_group_as(r, 1, AFFINE_SILU, c, to);
+        read_groups_as(1, AFFINE_SILU, r, n, to);
     }
 }
 
-/* Reads up to n pieces; false when all has been read. */
-static __attribute__((noinline, unused)) bool
+/* Reads up to n pieces: groups of 32 channels. */
+static __attribute__((noinline, unused)) void
 read_some(reader *r, int64_t n)
 {
-    for (; n > 0 && r->left > 0; n--) {
+    int groups = r->wide / TILE_HALVES;
+
+    while (n > 0 && r->left > 0) {
+        int some = groups - r->group < n ? groups - r->group : (int)n;
+
         if (r->group == 0) {
             r->line = place_line(r->space, &r->at, r->step, r->plane, r->h, r->w);
         }
-        read_piece(r);
-        if (++r->group * TILE_HALVES == r->wide) {
+        read_place(r, some);
+        n -= some;
+        r->group += some;
+        if (r->group == groups) {
             r->group = 0;
             if (++r->plane == r->planes) {
                 r->plane = 0;
@@ -313,7 +319,6 @@ read_some(reader *r, int64_t n)
             }
         }
     }
-    return r->left > 0;
 }
 
 /* Places from `first` on into a buffer of `lines` lines. */

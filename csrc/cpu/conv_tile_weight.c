@@ -13,7 +13,7 @@ enum {
     SUMS_PARTS = 5, /* with two parts, dy takes two registers */
     STRIP = 1024,   /* places, where they take no more than */
     STRIP_BYTES = 2048 * 1024,
-    RUN = 4, /* pairs that are made at a time */
+    RUN = 4, /* pairs that are made, or groups of channels that are read, at a time */
 };
 
 typedef struct gradient {
@@ -129,14 +129,18 @@ pieces_of_turned(const gradient *g)
 }
 
 /* Up to n pieces of what is not made yet. */
-static void
+static __attribute__((noinline)) void
 make_some(maker *m, int64_t n)
 {
-    for (; n > 0; n--) {
+    while (n > 0) {
+        int64_t some = 1;
+
         if (m->x.left > 0) {
-            read_some(&m->x, 1);
+            some = n < RUN ? n : RUN;
+            read_some(&m->x, some);
         } else if (m->dy.left > 0) {
-            read_some(&m->dy, 1);
+            some = n < RUN ? n : RUN;
+            read_some(&m->dy, some);
         } else if (m->next_pairs < pieces_of_pairs(m->g)) {
             make_pairs(m);
         } else if (m->next_turned < pieces_of_turned(m->g)) {
@@ -144,6 +148,7 @@ make_some(maker *m, int64_t n)
         } else {
             return;
         }
+        n -= some;
     }
 }
 
