@@ -209,6 +209,9 @@ pair_row(const uint16_t *a, const uint16_t *b, void *to)
 
 enum { AS_IT_IS, AFFINE, AFFINE_SILU };
 
+/* Vectors that are read at once: they divide a group of 32 channels. */
+enum { AT_ONCE = TILE_HALVES / DSB_VL < VF_MANY ? TILE_HALVES / DSB_VL : VF_MANY };
+
 /* Reads an image into lines of bfloat16: one for each place from `at` on, the channels rounded up to 32 with
  * zeros; [plane][part][line][channel]. */
 typedef struct reader {
@@ -238,16 +241,31 @@ read_groups(int half, int mode, int parts, const reader *r, int n, uint16_t *to)
         a += r->at.row * 2 * dsb_pitch(r->c) + c0;
         b = a + dsb_pitch(r->c);
     }
-    for (int c = 0; c < n * TILE_HALVES; c += DSB_VL) {
-        vf v = {0};
+    for (int c = 0; c < n * TILE_HALVES; c += AT_ONCE * DSB_VL) {
+        vf v[AT_ONCE];
 
-        if (c < left) {
-            v = vf_load_as(half, r->image.data, i + c);
-            v = mode == AS_IT_IS ? v : vf_fma(vf_load(a + c), v, vf_load(b + c));
-            v = mode == AFFINE_SILU ? vf_silu(v) : v;
-            v = left - c < DSB_VL ? vf_select(vi_first(left - c), v, (vf){0}) : v;
+        DSB_UNROLL
+        for (int k = 0; k < AT_ONCE; k++) {
+            int d = c + k * DSB_VL;
+
+            v[k] = (vf){0};
+            if (d < left) {
+                v[k] = vf_load_as(half, r->image.data, i + d);
+                v[k] = mode == AS_IT_IS ? v[k] : vf_fma(vf_load(a + d), v[k], vf_load(b + d));
+            }
         }
-        half_parts(parts, v, to + c, r->part);
+        if (mode == AFFINE_SILU) {
+            vf_silu_many(AT_ONCE, v);
+        }
+        DSB_UNROLL
+        for (int k = 0; k < AT_ONCE; k++) {
+            int d = c + k * DSB_VL;
+
+            if (left - d < DSB_VL) {
+                v[k] = vf_select(vi_first(left - d), v[k], (vf){0});
+            }
+            half_parts(parts, v[k], to + d, r->part);
+        }
     }
 }
 
