@@ -13,6 +13,8 @@ enum {
     BLOCK_FLOATS = BLOCK * BLOCK,
     STRIP = 512, /* places read at a time, where they take no more than */
     STRIP_BYTES = 640 * 1024,
+    LINES = 8, /* of a block that are worth a call, and pieces that are */
+    PIECES = 4,
 };
 
 /* ---- products: forward, and gradient of the input ---- */
@@ -160,7 +162,7 @@ typedef struct hidden {
 DSB_INLINE void
 hidden_work(hidden *h)
 {
-    int64_t lines = pace_next(&h->lines), pieces = pace_next(&h->pieces);
+    int64_t lines = pace_next(&h->lines, LINES), pieces = pace_next(&h->pieces, PIECES);
 
     if (lines > 0) {
         finish_some(h->finish, (int)lines);

@@ -35,7 +35,8 @@ round_up(int64_t n, int64_t unit)
     return (n + unit - 1) / unit * unit;
 }
 
-/* Vector work between tile instructions, spread evenly: all of it is done with the last step. */
+/* Vector work between tile instructions, spread evenly: so much that it is worth a call, and not so much that
+ * the processor cannot look beyond it to the next tile instructions. What is left at the end is little. */
 typedef struct pace {
     int64_t rate, due; /* in units of 2^-16 */
 } pace;
@@ -46,13 +47,19 @@ pace_of(int64_t work, int64_t steps)
     return (pace){steps > 0 ? ((work << 16) + steps - 1) / steps : 0, 0};
 }
 
+/* What to do in this step: nothing, or at least `worth`. */
 DSB_INLINE int64_t
-pace_next(pace *p)
+pace_next(pace *p, int64_t worth)
 {
-    int64_t due = p->due + p->rate;
+    int64_t now;
 
-    p->due = due & 0xffff;
-    return due >> 16;
+    p->due += p->rate;
+    now = p->due >> 16;
+    if (now < worth) {
+        return 0;
+    }
+    p->due &= 0xffff;
+    return now;
 }
 
 /* ---- places ---- */

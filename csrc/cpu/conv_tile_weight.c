@@ -227,7 +227,7 @@ DSB_INLINE void
 sum_pass(tiles *t, int parts, int n, const gradient *g, const uint16_t *turned, int64_t chunks,
          const sum *s, maker *m, pace *pieces)
 {
-    int64_t rest_a = turned_at(g, 1, 0, 0), rest_b = pairs_at(g, 1, 0, 0);
+    int64_t rest_a = turned_at(g, 1, 0, 0), rest_b = pairs_at(g, 1, 0, 0), now;
 
     tile_fence();
     DSB_UNROLL
@@ -256,7 +256,10 @@ sum_pass(tiles *t, int parts, int n, const gradient *g, const uint16_t *turned, 
                 tile_dot(t, i, 5, 7);
             }
         }
-        make_some(m, pace_next(pieces));
+        now = pace_next(pieces, RUN);
+        if (now > 0) {
+            make_some(m, now);
+        }
     }
     DSB_UNROLL
     for (int i = 0; i < n; i++) {
