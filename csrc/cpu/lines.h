@@ -1,7 +1,7 @@
-/* Numbers of a line that do not fill a vector, and single ones.
+/* Lines of numbers, parts of a vector and single numbers.
  *
  * Purpose: what kernels for lines of any length need beside vector.h, for float32 and, with `half`,
- * bfloat16; nothing beyond the n numbers is touched.
+ * bfloat16; of a part, nothing beyond its n numbers is touched.
  * Ownership and threads: pure functions, no state. Included by csrc/cpu/<family>.c only.
  */
 #ifndef DSB_CPU_LINES_H
@@ -78,6 +78,42 @@ store_one_as(int half, void *p, int64_t i, float x)
     memcpy(&bits, &x, sizeof bits);
     bits = x == x ? bits + 0x7fff + (bits >> 16 & 1) : bits | 0x400000;
     ((uint16_t *)p)[i] = (uint16_t)(bits >> 16);
+}
+
+/* Lines of numbers from element `first` on. */
+typedef struct dsb_lines {
+    void *p;
+    int64_t first, ld;
+} dsb_lines;
+
+DSB_INLINE vf
+load_line(int half, dsb_lines x, int64_t line, int j)
+{
+    return vf_load_as(half, x.p, x.first + line * x.ld + j);
+}
+
+DSB_INLINE void
+store_line(int half, dsb_lines x, int64_t line, int j, vf v)
+{
+    vf_store_as(half, x.p, x.first + line * x.ld + j, v);
+}
+
+DSB_INLINE dsb_lines
+from_column(dsb_lines x, int64_t column)
+{
+    x.first += column;
+    return x;
+}
+
+/* Asks for what will be read (or, with `write`, written) later, once for each line of cache. */
+DSB_INLINE void
+prefetch_line(int half, int write, dsb_lines x, int64_t line, int j)
+{
+    int64_t size = half ? 2 : 4;
+
+    if (j * size % 64 == 0) {
+        __builtin_prefetch((const char *)x.p + (x.first + line * x.ld + j) * size, write);
+    }
 }
 
 #endif

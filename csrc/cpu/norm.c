@@ -10,6 +10,7 @@
 #include <math.h>
 #include <stdbool.h>
 
+#include "cpu/groups.h"
 #include "cpu/lines.h"
 
 enum {
@@ -20,105 +21,34 @@ enum {
     GROUPS = 256 /* groups whose sums are kept on the stack, a multiple of DSB_PANEL */
 };
 
-/* Lines of numbers from element `first` on. */
-typedef struct lines {
-    void *p;
-    int64_t first, ld;
-} lines;
-
-DSB_INLINE vf
-load_line(int half, lines x, int64_t line, int j)
-{
-    return vf_load_as(half, x.p, x.first + line * x.ld + j);
-}
-
-DSB_INLINE void
-store_line(int half, lines x, int64_t line, int j, vf v)
-{
-    vf_store_as(half, x.p, x.first + line * x.ld + j, v);
-}
-
-DSB_INLINE lines
-from_column(lines x, int64_t column)
-{
-    x.first += column;
-    return x;
-}
-
 static int
 smaller(int a, int b)
 {
     return a < b ? a : b;
 }
 
-/* to[i] = the number of the group that channel first + i belongs to, i < n. */
-static void
-spread(int size, int first, int n, const float *of_group, float *to)
-{
-    int g = first / size, left = size - first % size;
-
-    for (int i = 0; i < n; i += left, left = size, g++) {
-        int end = smaller(i + left, n);
-
-        for (int k = i; k < end; k++) {
-            to[k] = of_group[g];
-        }
-    }
-}
-
-/* Adds the numbers of channels first .. first + n - 1 to those of their groups. */
-static void
-gather(int size, int first, int n, const float *of_channel, float *to)
-{
-    int g = first / size, left = size - first % size;
-
-    for (int i = 0; i < n; i += left, left = size, g++) {
-        int end = smaller(i + left, n);
-        float sum = 0.0f;
-
-        for (int k = i; k < end; k++) {
-            sum += of_channel[k];
-        }
-        to[g] += sum;
-    }
-}
-
 /* ---- forward ---- */
 
 /* total[] += sums over `pixels` lines of x, or of (x - mean)^2, in `width` vectors. */
 DSB_INLINE void
-sum_block(int half, bool squares, int width, int pixels, lines x, const float *mean, float *total)
+sum_block(int half, bool squares, int width, int pixels, dsb_lines x, const float *mean,
+          float *total)
 {
-    int chains = CHAINS / width, p = 0;
     vf sum[CHAINS] = {{0}};
+    int chains = CHAINS / width, p = 0;
 
-    for (; p + chains <= pixels; p += chains) {
+    for (; p < pixels; p += chains) {
+        int last = chains < pixels - p ? CHAINS : (pixels - p) * width;
+
         DSB_UNROLL
         for (int i = 0; i < CHAINS; i++) {
-            int v = i % width, q = i / width;
+            int v = i % width * DSB_VL;
 
-            if (q < chains) {
-                vf u = load_line(half, x, p + q, v * DSB_VL);
+            if (i < last) {
+                vf u = load_line(half, x, p + i / width, v);
 
-                if (squares) {
-                    u -= vf_load(mean + v * DSB_VL);
-                    sum[i] = vf_fma(u, u, sum[i]);
-                } else {
-                    sum[i] += u;
-                }
-            }
-        }
-    }
-    for (; p < pixels; p++) {
-        DSB_UNROLL
-        for (int v = 0; v < width; v++) {
-            vf u = load_line(half, x, p, v * DSB_VL);
-
-            if (squares) {
-                u -= vf_load(mean + v * DSB_VL);
-                sum[v] = vf_fma(u, u, sum[v]);
-            } else {
-                sum[v] += u;
+                u = squares ? u - vf_load(mean + v) : u;
+                sum[i] = squares ? vf_fma(u, u, sum[i]) : sum[i] + u;
             }
         }
     }
@@ -134,7 +64,8 @@ sum_block(int half, bool squares, int width, int pixels, lines x, const float *m
 
 /* total[c], up to the pitch: sums over the pixels of an image. */
 DSB_INLINE void
-sum_channels(int half, bool squares, int pixels, int c, lines x, const float *mean, float *total)
+sum_channels(int half, bool squares, int pixels, int c, dsb_lines x, const float *mean,
+             float *total)
 {
     int columns = (int)dsb_pitch(c);
 
@@ -143,17 +74,17 @@ sum_channels(int half, bool squares, int pixels, int c, lines x, const float *me
         int n = smaller(pixels - first, BLOCK), j = 0;
 
         for (; j + VF_MANY * DSB_VL <= columns; j += VF_MANY * DSB_VL) {
-            lines at = from_column(x, first * x.ld + j);
+            dsb_lines at = from_column(x, first * x.ld + j);
 
             sum_block(half, squares, VF_MANY, n, at, mean + j, total + j);
         }
         for (; j + 2 * DSB_VL <= columns; j += 2 * DSB_VL) {
-            lines at = from_column(x, first * x.ld + j);
+            dsb_lines at = from_column(x, first * x.ld + j);
 
             sum_block(half, squares, 2, n, at, mean + j, total + j);
         }
         for (; j < columns; j += DSB_VL) {
-            lines at = from_column(x, first * x.ld + j);
+            dsb_lines at = from_column(x, first * x.ld + j);
 
             sum_block(half, squares, 1, n, at, mean + j, total + j);
         }
@@ -192,12 +123,11 @@ scale_row(const dsb_slot *slot, int64_t r)
 
 /* One row. `ab` holds sums and what was spread from them until it receives the factors. */
 DSB_INLINE void
-statistics_as(int half, const dsb_group_norm *norm, lines x, const float *scale, float *mean,
+statistics_as(int half, const dsb_group_norm *norm, dsb_lines x, const float *scale, float *mean,
               float *inverse, float *ab)
 {
     int c = norm->c, groups = norm->groups, size = c / groups;
-    size_t pitch = (size_t)dsb_pitch(c), padding = sizeof *ab * (pitch - (size_t)c);
-    float *a = ab, *b = ab + pitch, part = 1.0f / ((float)norm->pixels * (float)size);
+    float *a = ab, *b = ab + dsb_pitch(c), part = 1.0f / ((float)norm->pixels * (float)size);
 
     sum_channels(half, false, norm->pixels, c, x, b, a);
     memset(mean, 0, sizeof *mean * (size_t)groups);
@@ -206,7 +136,6 @@ statistics_as(int half, const dsb_group_norm *norm, lines x, const float *scale,
         mean[g] *= part;
     }
     spread(size, 0, c, mean, b);
-    memset(b + c, 0, padding);
     sum_channels(half, true, norm->pixels, c, x, b, a);
     memset(inverse, 0, sizeof *inverse * (size_t)groups);
     gather(size, 0, c, a, inverse);
@@ -214,7 +143,6 @@ statistics_as(int half, const dsb_group_norm *norm, lines x, const float *scale,
         inverse[g] = 1.0f / sqrtf(inverse[g] * part + DSB_GROUP_NORM_EPSILON);
     }
     spread(size, 0, c, inverse, a);
-    memset(a + c, 0, padding);
     fold_factors(norm, scale, a, b);
 }
 
@@ -224,7 +152,7 @@ group_norm_statistics(dsb_stream *stream, const dsb_group_norm *norm, int rows, 
 {
     (void)stream;
     for (int64_t r = 0; r < rows; r++) {
-        lines image = {x.data, r * norm->pixels * x.ld, x.ld};
+        dsb_lines image = {x.data, r * norm->pixels * x.ld, x.ld};
         const float *scale = scale_row(&norm->scale_shift, r);
         float *mean = stats + r * 2 * norm->groups, *inverse = mean + norm->groups;
         float *factors = ab + r * 2 * dsb_pitch(norm->c);
@@ -320,7 +248,7 @@ affine(dsb_stream *stream, const dsb_affine *affine, int rows, int pixels, int c
 /* A row: what is read, and numbers for each channel of a span. */
 typedef struct backward_row {
     const dsb_group_norm *norm;
-    lines x, dy, dx;
+    dsb_lines x, dy, dx;
     const float *scale;          /* NULL: none */
     const float *mean, *inverse; /* of groups */
     const float *ab;
@@ -336,7 +264,7 @@ typedef struct span {
 
 /* dz of `width` vectors of pixel p, from x and dy; a begins where dy does, b lies `pitch` behind. */
 DSB_INLINE void
-take_slopes(int half, bool silu, int width, const float *a, int64_t pitch, lines dy, int64_t p,
+take_slopes(int half, bool silu, int width, const float *a, int64_t pitch, dsb_lines dy, int64_t p,
             const vf *x, vf *d)
 {
     vf slope[VF_MANY];
@@ -359,18 +287,6 @@ take_slopes(int half, bool silu, int width, const float *a, int64_t pitch, lines
     }
 }
 
-/* Asks for what will be read (or, with `write`, written) a block of pixels later. Spans of channels are
- * columns of the image, and hardware does not foresee those. */
-DSB_INLINE void
-prefetch_line(int half, int write, lines x, int64_t line, int j)
-{
-    int64_t size = half ? 2 : 4;
-
-    if (j * size % 64 == 0) {
-        __builtin_prefetch((const char *)x.p + (x.first + line * x.ld + j) * size, write);
-    }
-}
-
 /* D and E / inverse of `width` vectors from s->first + j on grow by pixels begin .. end - 1. Where `keep`,
  * dz is stored in dx, for pass 2 to find it. */
 DSB_INLINE void
@@ -378,8 +294,8 @@ sum_gradient_block(const backward_row *row, int half, bool silu, bool keep, int 
                    int end, int j, span *s)
 {
     int64_t at = s->first + j, pitch = dsb_pitch(row->norm->c);
-    lines from = from_column(row->x, at), dy = from_column(row->dy, at);
-    lines to = from_column(row->dx, at);
+    dsb_lines from = from_column(row->x, at), dy = from_column(row->dy, at);
+    dsb_lines to = from_column(row->dx, at);
     const float *a = row->ab + at;
     vf d_sum[VF_MANY] = {{0}}, e_sum[VF_MANY] = {{0}};
 
@@ -389,6 +305,7 @@ sum_gradient_block(const backward_row *row, int half, bool silu, bool keep, int 
         DSB_UNROLL
         for (int v = 0; v < width; v++) {
             x[v] = load_line(half, from, p, v * DSB_VL);
+            /* a strip ahead: hardware does not foresee columns of a strip */
             prefetch_line(half, 0, from, p + STRIP, v * DSB_VL);
             prefetch_line(half, 0, dy, p + STRIP, v * DSB_VL);
             if (keep) {
@@ -471,61 +388,62 @@ finish_channels(const backward_row *row, span *s)
     }
 }
 
+/* dx of `width` vectors of channels from s->first + j on, pixels begin .. end - 1. */
 DSB_INLINE void
-write_vectors(const backward_row *row, int half, bool silu, bool keep, int width, int64_t p, int j,
-              const span *s)
+write_block(const backward_row *row, int half, bool silu, bool keep, int width, int begin, int end,
+            int j, const span *s)
 {
     int64_t at = s->first + j, pitch = dsb_pitch(row->norm->c);
-    lines from = from_column(row->x, at), dy = from_column(row->dy, at);
-    lines to = from_column(row->dx, at);
+    dsb_lines from = from_column(row->x, at), dy = from_column(row->dy, at);
+    dsb_lines to = from_column(row->dx, at);
     const float *a = row->ab + at;
-    vf x[VF_MANY], d[VF_MANY];
+    int beta = row->beta;
+    vf factor[VF_MANY], slope[VF_MANY], offset[VF_MANY];
 
     DSB_UNROLL
     for (int v = 0; v < width; v++) {
-        x[v] = load_line(half, from, p, v * DSB_VL);
-        if (keep) {
-            d[v] = load_line(half, to, p, v * DSB_VL);
+        int k = j + v * DSB_VL;
+
+        factor[v] = vf_load(a + v * DSB_VL);
+        slope[v] = vf_load(s->other + k);
+        offset[v] = vf_load(s->one + k) - slope[v] * vf_load(s->mean + k);
+    }
+    for (int p = begin; p < end; p++) {
+        vf x[VF_MANY], d[VF_MANY];
+
+        DSB_UNROLL
+        for (int v = 0; v < width; v++) {
+            x[v] = load_line(half, from, p, v * DSB_VL);
+            if (keep) {
+                d[v] = load_line(half, to, p, v * DSB_VL);
+            }
         }
-    }
-    if (!keep) {
-        take_slopes(half, silu, width, a, pitch, dy, p, x, d);
-    }
-    DSB_UNROLL
-    for (int v = 0; v < width; v++) {
-        int k = v * DSB_VL;
-        vf centred = x[v] - vf_load(s->mean + j + k);
-        vf u = vf_fma(vf_load(s->other + j + k), centred, vf_load(s->one + j + k));
+        if (!keep) {
+            take_slopes(half, silu, width, a, pitch, dy, p, x, d);
+        }
+        DSB_UNROLL
+        for (int v = 0; v < width; v++) {
+            vf u = vf_fma(d[v], factor[v], vf_fma(x[v], slope[v], offset[v]));
 
-        u = vf_fma(d[v], vf_load(a + k), u);
-        store_line(half, to, p, k, row->beta ? load_line(half, to, p, k) + u : u);
+            store_line(half, to, p, v * DSB_VL, beta ? load_line(half, to, p, v * DSB_VL) + u : u);
+        }
     }
 }
 
 DSB_INLINE void
 write_dx(const backward_row *row, int half, bool silu, bool keep, const span *s)
 {
-    int columns = (int)dsb_pitch(s->n), step = VF_MANY * DSB_VL;
+    int pixels = row->norm->pixels, columns = (int)dsb_pitch(s->n), step = VF_MANY * DSB_VL;
 
-    for (int p = 0; p < row->norm->pixels; p++) {
-        int j = 0;
+    for (int first = 0; first < pixels; first += STRIP) {
+        int end = smaller(pixels, first + STRIP), j = 0;
 
         for (; j + step <= columns; j += step) {
-            write_vectors(row, half, silu, keep, VF_MANY, p, j, s);
+            write_block(row, half, silu, keep, VF_MANY, first, end, j, s);
         }
         for (; j < columns; j += DSB_VL) {
-            write_vectors(row, half, silu, keep, 1, p, j, s);
+            write_block(row, half, silu, keep, 1, first, end, j, s);
         }
-    }
-}
-
-/* Numbers of channels skip .. skip + n - 1 from those of their groups, zeros in the padding. */
-static void
-spread_padded(int size, int skip, int n, const float *of_group, float *to)
-{
-    spread(size, skip, n, of_group, to);
-    for (int i = n; i < (int)dsb_pitch(n); i++) {
-        to[i] = 0.0f;
     }
 }
 
@@ -543,8 +461,8 @@ backward_groups(const backward_row *row, int half, bool silu, bool keep, int fir
     for (int skip = 0; skip < channels; skip += SPAN) {
         s.first = begin + skip;
         s.n = smaller(channels - skip, SPAN);
-        spread_padded(size, skip, s.n, mean, s.mean);
-        spread_padded(size, skip, s.n, inverse, s.inverse);
+        spread(size, skip, s.n, mean, s.mean);
+        spread(size, skip, s.n, inverse, s.inverse);
         sum_gradients(row, half, silu, keep, &s);
         finish_channels(row, &s);
         gather(size, skip, s.n, s.one, one);
@@ -557,9 +475,9 @@ backward_groups(const backward_row *row, int half, bool silu, bool keep, int fir
     for (int skip = 0; skip < channels; skip += SPAN) {
         s.first = begin + skip;
         s.n = smaller(channels - skip, SPAN);
-        spread_padded(size, skip, s.n, mean, s.mean);
-        spread_padded(size, skip, s.n, one, s.one);
-        spread_padded(size, skip, s.n, other, s.other);
+        spread(size, skip, s.n, mean, s.mean);
+        spread(size, skip, s.n, one, s.one);
+        spread(size, skip, s.n, other, s.other);
         write_dx(row, half, silu, keep, &s);
     }
 }
