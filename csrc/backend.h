@@ -239,7 +239,8 @@ typedef struct dsb_backend {
     void (*embed)(dsb_stream *, dsb_embedding kind, int rows, int n, const float *t, float *y,
                   int64_t ldy);
 
-    /* ---- images: see dsb_slot; `v` and `dv` are float32 rows ---- */
+    /* ---- images: see dsb_slot; `v` and `dv` are float32 rows. Outside of convolutions the images of a call
+     * have one dtype. ---- */
     dsb_conv_passes conv[DSB_PRECISIONS];
     /* stats [rows][2][groups]: mean and 1 / deviation, in two passes; ab [rows][2][dsb_pitch(c)] as dsb_affine
      * wants it, zero in the padding. */

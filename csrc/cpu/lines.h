@@ -110,9 +110,12 @@ DSB_INLINE void
 prefetch_line(int half, int write, dsb_lines x, int64_t line, int j)
 {
     int64_t size = half ? 2 : 4;
+    uintptr_t at = (uintptr_t)x.p + (uintptr_t)((x.first + line * x.ld + j) * size);
 
-    if (j * size % 64 == 0) {
-        __builtin_prefetch((const char *)x.p + (x.first + line * x.ld + j) * size, write);
+    if (j * size % 64 == 0 && write) {
+        __builtin_prefetch((const void *)at, 1);
+    } else if (j * size % 64 == 0) {
+        __builtin_prefetch((const void *)at, 0);
     }
 }
 
