@@ -27,11 +27,13 @@ def vector(g, width):
 
 
 def norm(g, h, *more, silu=False):
-    """Groups of one channel, of all, or of some; not of one number, where only rounding would be left."""
+    """Groups of one channel, of some, or of all: not so few numbers that only rounding is left."""
     c, (height, width) = g.width[h], g.size[h]
     if c * height * width == 1:
         return g.put("silu", h)
-    groups = {3: 3, 32: 8, 33: 11, 96: 32}.get(c, 1) if height * width > 1 else 1
+    groups = {3: 3, 32: 8, 33: 11, 96: 32}.get(c, 1)
+    if c // groups * height * width < 6:
+        groups = 1
     return g.put("group_norm", h, *more, groups=groups, silu=silu)
 
 

@@ -636,7 +636,11 @@ FORMAT_1 = np.array([[7.2863674, 3.53773], [1.2344033, -4.23975], [-7.4441204, -
 
 def test_the_example():
     """What README.md says about images runs."""
-    text = (Path(__file__).parent.parent / "README.md").read_text()
+    pytest.importorskip("matplotlib")
+    readme = Path(__file__).parent.parent / "README.md"
+    if not readme.exists():
+        pytest.skip("README.md is not here")
+    text = readme.read_text()
     code = text.split("## Images", 1)[1].split("```python\n", 1)[1].split("```", 1)[0]
     code = code.replace("ipf=5, steps=1000", "ipf=1, steps=2").replace("5000", "50")
     oracles.run_python(code)
