@@ -586,6 +586,28 @@ CLAIMS = {
     "one end": (lambda told: told["ends"].pop(), "ends"),
     "ends that are none": (lambda told: told.update(ends=[1, 2]), "source"),
     "no digests": (lambda told: told.update(sha256={}), "damaged"),
+    "points of another shape": (lambda told: told.update(shape=[1, 3, 1]), "shape"),
+    "points of half a number": (lambda told: told.update(shape=[4, 0.5, 1]), "shape"),
+    "points of two axes": (lambda told: told.update(shape=[1, 2]), "shape"),
+    "points of no shape": (lambda told: told.update(shape="2"), "shape"),
+    "a precision that is none": (setting("precision", "fp8"), "precision"),
+    "a precision that is a number": (setting("precision", 16), "precision"),
+    "a net with a condition": (
+        lambda told: told["net"].insert(0, {"op": "input", "name": "cond", "width": 2}),
+        "cond",
+    ),
+    "an image of 10^6 x 10^6": (
+        lambda told: told["net"].insert(
+            2, {"op": "image", "name": "i", "inputs": ["x"], "size": [10**6, 10**6]}
+        ),
+        "size",
+    ),
+    "a size that is none": (
+        lambda told: told["net"].insert(
+            2, {"op": "image", "name": "i", "inputs": ["x"], "size": [1, None]}
+        ),
+        "size",
+    ),
     "a loss weight that is none": (lambda told: told.update(loss_weight="t"), "loss weight"),
 }
 
