@@ -228,9 +228,19 @@ def silu_backward(x: Array, g: Array) -> Array:
     return g * s * (1.0 + x * (1.0 - s))
 
 
-def dropout_mask(seed: int, number: int, rate: float, rows: int, pixels: int, c: int) -> Array:
-    """Factors [rows, pixels, c] of the net's dropout `number`, counted from 0, in gradient()."""
-    u = uniforms(seed, stream_word("dropout"), 0, number << 24, rows, pixels * c)
+def dropout_mask(
+    seed: int,
+    number: int,
+    rate: float,
+    rows: int,
+    pixels: int,
+    c: int,
+    half_bridge: int = 0,
+    step: int = 0,
+) -> Array:
+    """Factors [rows, pixels, c] of the net's dropout `number`, counted from 0."""
+    word = stream_word("dropout", half_bridge)
+    u = uniforms(seed, word, step, number << 24, rows, pixels * c)
     return np.where(u >= rate, 1.0 / (1.0 - rate), 0.0).reshape(rows, pixels, c)
 
 

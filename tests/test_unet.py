@@ -10,6 +10,7 @@ import numpy as np
 import oracles
 import pytest
 from conftest import assert_equal_bits, planes
+from test_parity import NumpyLearner
 
 import dsb
 from dsb import _core
@@ -376,6 +377,74 @@ def test_threads_and_interruptions_change_nothing(tmp_path, precision):
         begun = again.half_bridge + (again.step > 0)
         again.fit(0 if begun else 1, 5, progress=False)
         assert_same(bits(again), found[0])
+
+
+def image_ops():
+    """A net of 1 x 2 x 3 images with every kind of op that training treats in its own way."""
+    g = Graph()
+    x, t = g.input("x", 6), g.input("t")
+    h = g.conv(g.image(x, (2, 3)), 16)
+    told = g.linear(g.embed(t, 8), 32)
+    skip, h = h, g.group_norm(h, told, groups=4, silu=True)
+    h = g.add(skip, g.conv(g.dropout(h, 0.3, name="drop"), 16))
+    a = g.attention(g.conv(h, 48, kernel=1, axes=3), heads=2)
+    h = g.concat(h, g.conv(g.dropout(a, 0.1, name="drop_too"), 16, kernel=1))
+    g.flatten(g.conv(h, 1))
+    return g.check(6).ops
+
+
+class DroppingLearner(NumpyLearner):
+    """With the masks of each step."""
+
+    half_bridge = 0
+
+    def step(self, batch, number, total):
+        forward, seed, rows = self.net.forward, 2**40 + 7, len(batch.x)
+        masks = {
+            name: oracles.dropout_mask(seed, i, rate, rows, 6, 16, self.half_bridge, number)
+            .reshape(rows, 2, 3, 16)
+            .transpose(0, 3, 1, 2)
+            for i, (name, rate) in enumerate([("drop", 0.3), ("drop_too", 0.1)])
+        }
+        self.net.forward = lambda *given: forward(*given, masks=masks)
+        try:
+            return super().step(batch, number, total)
+        finally:
+            self.net.forward = forward
+
+
+@pytest.mark.parametrize("microbatch", [3, 4])
+def test_ten_steps_of_both_half_bridges(microbatch):
+    """Images and dropout in the training loop, retold in NumPy; see test_parity."""
+    ops = image_ops()
+    net, steps = _core.Net(ops), np.array([0.05, 0.2, 0.1])
+    rng = np.random.default_rng(0)
+    source, prior = (rng.normal(size=(n, 6)).astype(np.float32) for n in (13, 7))
+    setting = {
+        "steps": steps, "source": source, "prior": prior, "batch": 8, "refresh": 4,
+        "reference_mean": np.full(6, 0.2, np.float32), "reference_precision": 0.5,
+        "seed": 2**40 + 7,
+    }  # fmt: skip
+    bridge = _core.Bridge(net, **setting, microbatch=microbatch, lanes=2, learning_rate=1e-3,
+                          clip=0.5, ema=0.9)  # fmt: skip
+    oracle = oracles.Training(**setting)
+    learners = [
+        DroppingLearner(ops, net.initial(oracle.seed, i), 1e-3, clip=0.5, decay=0.9, cosine=False)
+        for i in (0, 1)
+    ]
+    for half_bridge in range(2):
+        learner, other = learners[half_bridge], learners[1 - half_bridge]
+        learner.half_bridge = half_bridge
+        bridge.begin(10)
+        bridge.run(10, 100.0)
+        serve = other.serve if half_bridge else None
+        batches = oracle.batches(half_bridge, 10, serve)
+        loss, norm = np.array([learner.step(b, i, 10) for i, b in enumerate(batches)]).T
+        got_loss, got_norm = bridge.log()
+        assert np.abs(got_loss / loss - 1.0).max() < 2e-5
+        assert np.abs(got_norm / norm - 1.0).max() < 1e-4
+        plane = learner.planes()["ema"]
+        close(bridge.get_plane(("backward", "forward")[half_bridge], "ema"), plane, 1e-4)
 
 
 def test_between_two_sets_of_images(tmp_path):
