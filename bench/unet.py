@@ -161,7 +161,8 @@ class Bench:
     def calls(self) -> None:
         threads = self._place.threads
         for label in (p for p in self._precisions if p in self._contests):
-            walk, c = Walk(self._ops, label, self._tiles.there), self._contests[label]
+            c = self._contests[label]
+            walk = Walk(self._ops, label, self._tiles.there, c.settings["lanes"])
             if (walk.parameters, walk.operations) != (PARAMETERS, OPERATIONS):
                 self._note(f"{walk.parameters:,} parameters, {walk.operations:,} operations?")
             step = c.samples.median(c.task(STEP), OURS, threads) or 0.0

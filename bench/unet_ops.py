@@ -16,7 +16,6 @@ from unet_work import BATCH, PRECISIONS
 
 # Shares of the products of a convolution of up-sampled images that the core computes, not by tiles.
 REPEATED = {"forward": (4, 9), "backward": (1, 4)}
-LANES = 8  # of gradients, at most
 SHOWN = 0.002  # of a step: what takes less is only summed up
 Op = Mapping[str, Any]
 
@@ -40,7 +39,7 @@ def image_arguments(shape: tuple[int, ...]) -> dict[str, int]:
 class Walk:
     """The calls of a training step, from a net's list of ops."""
 
-    def __init__(self, ops: Sequence[Op], precision: str, tiles: bool) -> None:
+    def __init__(self, ops: Sequence[Op], precision: str, tiles: bool, lanes: int = 8) -> None:
         self._tiles = tiles and precision != "float32"
         self._precision = PRECISIONS.index(precision)
         self._type = {"bf16": 1} if precision == "bf16" else {}
@@ -61,7 +60,7 @@ class Walk:
             self._shapes[op["name"]] = handler(op, shapes)
             parameters += self._parameters(op, shapes)
         self.parameters = parameters
-        self._add("reduce_lanes", arguments(c=parameters, lanes=LANES))
+        self._add("reduce_lanes", arguments(c=parameters, lanes=lanes))
         self._add("adam_step", arguments(c=parameters, lanes=5))
 
     @property

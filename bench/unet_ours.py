@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -65,20 +66,31 @@ def plane_of(net: _core.Net, weights: dict[str, F32]) -> F32:
 
 
 class Ours:
-    def __init__(self, problem: Problem, precision: str, batch: int) -> None:
+    def __init__(self, problem: Path, precision: str, batch: int) -> None:
         self._problem, self._precision, self._batch = problem, precision, batch
-        self._net = make_net()
-        self._seed = 0
-        self._before = process_bytes("VmRSS")
-        self._bridge = self._fresh(refresh=100)
-        self._bridge.begin(100_000)
+        self._net, self._images = make_net(), Problem.load(problem, weights=False).images
+        self._before, self._seed = process_bytes("VmRSS"), 0
+
+    @cached_property
+    def _plane(self) -> F32:
+        return plane_of(self._net, Problem.load(self._problem).weights)
+
+    @cached_property
+    def _bridge(self) -> _core.Bridge:
+        """In a first half-bridge, whose pairs are drawn directly."""
+        bridge = self._fresh(refresh=100)
+        for direction in ("backward", "forward"):
+            for which in ("theta", "ema"):
+                bridge.set_plane(direction, which, self._plane)
+        bridge.begin(100_000)
+        return bridge
 
     def _fresh(self, refresh: int) -> _core.Bridge:
-        """From images to noise; both nets start from the problem's weights."""
+        """From images to noise."""
         self._seed += 1
-        bridge = _core.Bridge(
+        return _core.Bridge(
             self._net,
-            source=self._problem.images,
+            source=self._images,
             source_scale=2 / 255,
             source_shift=-1.0,
             prior_mean=np.zeros(DIM, np.float32),
@@ -94,23 +106,18 @@ class Ours:
             seed=self._seed,
             precision=self._precision,
         )
-        plane = plane_of(self._net, self._problem.weights)
-        for direction in ("backward", "forward"):
-            for which in ("theta", "ema"):
-                bridge.set_plane(direction, which, plane)
-        return bridge
 
     def step(self, steps: int) -> float:
-        """Seconds for a gradient step of a first half-bridge, whose pairs are drawn directly."""
-        start = time.perf_counter()
-        self._bridge.run(steps, FOREVER)
+        """Seconds for a gradient step."""
+        bridge, start = self._bridge, time.perf_counter()
+        bridge.run(steps, FOREVER)
         return (time.perf_counter() - start) / steps
 
     def sample(self) -> float:
         """Seconds for a step of as many images as a batch has."""
         self._seed += 1
-        start = time.perf_counter()
-        self._bridge.sample("backward", self._seed, n=self._batch)
+        bridge, start = self._bridge, time.perf_counter()
+        bridge.sample("backward", self._seed, n=self._batch)
         return (time.perf_counter() - start) / STEPS
 
     def half_bridge(self) -> float:
@@ -124,18 +131,19 @@ class Ours:
         return time.perf_counter() - start
 
     def outputs(self, n: int) -> list[float]:
-        x = self._problem.images[:n].astype(np.float32) * np.float32(2 / 255) - 1
+        x = self._images[:n].astype(np.float32) * np.float32(2 / 255) - 1
         t = np.linspace(0, 1000, n, dtype=np.float32)
-        theta = plane_of(self._net, self._problem.weights)
-        y = self._net.forward(theta, x, t, precision=self._precision)
+        y = self._net.forward(self._plane, x, t, precision=self._precision)
         values: list[float] = y.ravel().tolist()
         return values
 
     def memory(self) -> dict[str, int]:
         """Peak of a process that has done nothing but train, what it had before it made the bridge,
         and what the bridge says that it takes."""
-        self._bridge.run(2, FOREVER)
-        told = self._bridge.memory()["total"]
+        bridge = self._fresh(refresh=100)
+        told = bridge.memory()["total"]
+        bridge.begin(2)
+        bridge.run(2, FOREVER)
         return {"before": self._before, "peak": process_bytes("VmHWM"), "told": told}
 
     def settings(self) -> dict[str, Any]:
@@ -151,7 +159,7 @@ class Ours:
 def main() -> None:
     threads, problem, precision = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
     _core.set_num_threads(threads)
-    ours = Ours(Problem.load(problem), precision, int(sys.argv[4]) if sys.argv[4:] else BATCH)
+    ours = Ours(problem, precision, int(sys.argv[4]) if sys.argv[4:] else BATCH)
     serve(
         {
             "step": ours.step,

@@ -51,7 +51,12 @@ class Net:
 
     def __init__(self, problem: Problem, kind: str, precision: str) -> None:
         self.module = UNet(COLOURS, CHANNELS, MULTIPLIERS, BLOCKS, HEADS)
-        self.module.load_state_dict({k: torch.from_numpy(v) for k, v in problem.weights.items()})
+        self.module.load_state_dict(
+            {  # PyTorch's attention keeps convolutions of 1 x 1 with one axis for both sides
+                name: torch.from_numpy(problem.weights[name]).reshape(value.shape)
+                for name, value in self.module.state_dict().items()
+            }
+        )
         last = kind == "channels last"
         self._format = torch.channels_last if last else torch.contiguous_format
         self.module.to(memory_format=self._format)

@@ -49,10 +49,10 @@ class Problem(NamedTuple):
         np.savez(path, allow_pickle=False, images=self.images, **self.weights)
 
     @classmethod
-    def load(cls, path: Path) -> Problem:
+    def load(cls, path: Path, weights: bool = True) -> Problem:
         with np.load(path) as file:
-            weights = {key: file[key] for key in file.files if key != "images"}
-            return cls(file["images"], weights)
+            names = [key for key in file.files if weights and key != "images"]
+            return cls(file["images"], {name: file[name] for name in names})
 
 
 def process_bytes(what: str) -> int:
