@@ -55,7 +55,7 @@ element(const image *x, int line, int64_t column)
 }
 
 double
-image_get(const image *x, int line, int64_t column)
+fixture_get(const image *x, int line, int64_t column)
 {
     uint32_t bits = 0;
 
@@ -68,7 +68,7 @@ image_get(const image *x, int line, int64_t column)
 }
 
 double
-image_set(const image *x, int line, int64_t column, double value)
+fixture_set(const image *x, int line, int64_t column, double value)
 {
     uint32_t bits = dsb_float_bits((float)value);
 
@@ -78,7 +78,7 @@ image_set(const image *x, int line, int64_t column, double value)
     } else {
         memcpy(element(x, line, column), &bits, sizeof bits);
     }
-    return image_get(x, line, column);
+    return fixture_get(x, line, column);
 }
 
 static bool
@@ -108,9 +108,9 @@ image_new(const variant *v, int lines, int c, double scale)
             uint32_t foreign = FOREIGN_FLOAT;
 
             if (k >= 0 && k < c) {
-                x.value[i * c + k] = image_set(&x, i, k, scale * uniform());
+                x.value[i * c + k] = fixture_set(&x, i, k, scale * uniform());
             } else if (k >= c && k < pitch) {
-                image_set(&x, i, k, (i + k) % 2 ? 1e30 : -3e29);
+                fixture_set(&x, i, k, (i + k) % 2 ? 1e30 : -3e29);
             } else if (is_half(&x)) {
                 *(uint16_t *)element(&x, i, k) = FOREIGN_HALF;
             } else {
@@ -128,7 +128,7 @@ rows_new(int rows, int n, bool slice, double scale)
 }
 
 void
-image_free(image *x)
+fixture_free(image *x)
 {
     free(x->block);
     free(x->value);
@@ -157,12 +157,12 @@ check_image(const char *what, const image *x, const double *want, int beta, doub
             if (k >= 0 && k < x->c) {
                 double sum = want[i * x->c + k] + (beta ? x->value[i * x->c + k] : 0.0);
 
-                if (!is_close(image_get(x, i, k), sum, tolerance, is_half(x))) {
-                    fail(what, i, (int)k, image_get(x, i, k), sum);
+                if (!is_close(fixture_get(x, i, k), sum, tolerance, is_half(x))) {
+                    fail(what, i, (int)k, fixture_get(x, i, k), sum);
                     return;
                 }
-            } else if (own ? !isfinite(image_get(x, i, k)) : !foreign_intact(x, i, k)) {
-                fail(what, i, (int)k, image_get(x, i, k), own ? 0.0 : NAN);
+            } else if (own ? !isfinite(fixture_get(x, i, k)) : !foreign_intact(x, i, k)) {
+                fail(what, i, (int)k, fixture_get(x, i, k), own ? 0.0 : NAN);
                 return;
             }
         }
@@ -184,7 +184,7 @@ check_floats(const char *what, const float *got, const double *want, const doubl
 }
 
 dsb_slot
-image_from(const image *x, int first)
+fixture_from(const image *x, int first)
 {
     dsb_slot slot = x->slot;
 

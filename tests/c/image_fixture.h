@@ -2,7 +2,7 @@
  *
  * Purpose: random images of both types, also as slices of wider ones: other images' columns are NaN and must
  * stay so, padding holds huge numbers, blocks have their exact size for the sanitizers.
- * Ownership: image_new allocates, image_free frees. Threads: for one.
+ * Ownership: image_new allocates, fixture_free frees. Threads: for one.
  */
 #ifndef DSB_TESTS_IMAGE_FIXTURE_H
 #define DSB_TESTS_IMAGE_FIXTURE_H
@@ -30,12 +30,12 @@ float *floats(const double *x, size_t n);
 image image_new(const variant *v, int lines, int c, double scale);
 /* float32 rows: v, dv, scales. */
 image rows_new(int rows, int n, bool slice, double scale);
-void image_free(image *x);
-double image_get(const image *x, int line, int64_t column);
+void fixture_free(image *x);
+double fixture_get(const image *x, int line, int64_t column);
 /* Returns what was stored, which may be rounded. */
-double image_set(const image *x, int line, int64_t column, double value);
+double fixture_set(const image *x, int line, int64_t column, double value);
 /* The slot from line `first` on. */
-dsb_slot image_from(const image *x, int first);
+dsb_slot fixture_from(const image *x, int first);
 
 /* |got - want| within a tolerance, absolute and relative, and a rounding to bfloat16; never for NaN. */
 bool is_close(double got, double want, double tolerance, bool half);

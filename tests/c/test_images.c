@@ -35,14 +35,14 @@ check_attention(const variant *v, const int *shape)
     ref_attention_backward(rows, pixels, c, heads, qkv.value, dy.value, want);
     check_image("d_qkv of attention", &d, want, v->beta, 5e-5);
 
-    be->attention(NULL, 1, pixels, c, heads, image_from(&qkv, last), one.slot, scratch);
+    be->attention(NULL, 1, pixels, c, heads, fixture_from(&qkv, last), one.slot, scratch);
     CHECK(same_bits(&y, last, &one, 0, pixels));
     be->attention_backward(NULL, rows, pixels, c, heads, qkv.slot, dy.slot, 0, d.slot, scratch);
-    be->attention_backward(NULL, 1, pixels, c, heads, image_from(&qkv, last), image_from(&dy, last),
-                           0, d_one.slot, scratch);
+    be->attention_backward(NULL, 1, pixels, c, heads, fixture_from(&qkv, last),
+                           fixture_from(&dy, last), 0, d_one.slot, scratch);
     CHECK(same_bits(&d, last, &d_one, 0, pixels));
-    image_free(&qkv), image_free(&y), image_free(&dy), image_free(&d);
-    image_free(&one), image_free(&d_one);
+    fixture_free(&qkv), fixture_free(&y), fixture_free(&dy), fixture_free(&d);
+    fixture_free(&one), fixture_free(&d_one);
     free(want), free(scratch);
 }
 
@@ -104,7 +104,7 @@ check_resampling(const variant *v, const int *shape)
     be->downsample(NULL, rows, h, w, c, 0.25f, large.slot, v->beta, down.slot);
     ref_downsample(rows, h, w, c, 0.25, large.value, want);
     check_image("downsample", &down, want, v->beta, 1e-6);
-    image_free(&small), image_free(&large), image_free(&up), image_free(&down);
+    fixture_free(&small), fixture_free(&large), fixture_free(&up), fixture_free(&down);
     free(want);
 }
 
@@ -127,7 +127,7 @@ check_rows(const variant *v, const int *shape)
     }
     check_image("sum of pixels", &sum, want, v->beta, 1e-6);
     be->sum_pixels(NULL, rows, pixels, c, x.slot, 0, sum.slot);
-    be->sum_pixels(NULL, 1, pixels, c, image_from(&x, lines - pixels), 0, one.slot);
+    be->sum_pixels(NULL, 1, pixels, c, fixture_from(&x, lines - pixels), 0, one.slot);
     CHECK(same_bits(&sum, rows - 1, &one, 0, 1));
 
     for (int i = 0; i < lines * c; i++) {
@@ -140,10 +140,10 @@ check_rows(const variant *v, const int *shape)
     row.slot.ld = 0; /* one row for all images */
     be->add_row(NULL, rows, pixels, c, y.slot, row.slot, y.slot);
     for (int i = 0; i < lines * c; i++) {
-        want[i] = image_get(&x, i / c, i % c) + row.value[i % c];
+        want[i] = fixture_get(&x, i / c, i % c) + row.value[i % c];
     }
     check_image("image and one row", &y, want, 0, 1e-6);
-    image_free(&x), image_free(&y), image_free(&row), image_free(&sum), image_free(&one);
+    fixture_free(&x), fixture_free(&y), fixture_free(&row), fixture_free(&sum), fixture_free(&one);
     free(want);
 }
 
@@ -170,10 +170,10 @@ check_vectors(const variant *v, const int *shape)
         be->row_to_image(NULL, rows, pixels, c, row.slot, v->beta, y.slot);
         check_image("row to image", &y, image_of_row, v->beta, 1e-6);
         for (int64_t k = c; k < dsb_pitch(c) && !v->beta; k++) {
-            CHECK(image_get(&y, lines - 1, k) == 0.0);
+            CHECK(fixture_get(&y, lines - 1, k) == 0.0);
         }
     }
-    image_free(&y), image_free(&row);
+    fixture_free(&y), fixture_free(&row);
     free(image_of_row), free(row_of_image);
 }
 
@@ -195,7 +195,7 @@ check_dropout(const variant *v, const int *shape)
             want[i] = x.value[i] / (1.0 - 0.3f);
             kept++;
         } else {
-            image_set(&x, i / c, i % c, NAN);
+            fixture_set(&x, i / c, i % c, NAN);
         }
     }
     CHECK(lines * c < 1000 || fabs(kept / (double)(lines * c) - 0.7) < 0.1);
@@ -203,13 +203,13 @@ check_dropout(const variant *v, const int *shape)
     check_image("dropout", &y, want, v->beta, 1e-6);
     be->dropout(NULL, &at, 0.3f, rows, pixels, c, x.slot, 0, y.slot);
     last.sample += (uint32_t)(rows - 1);
-    be->dropout(NULL, &last, 0.3f, 1, pixels, c, image_from(&x, lines - pixels), 0, one.slot);
+    be->dropout(NULL, &last, 0.3f, 1, pixels, c, fixture_from(&x, lines - pixels), 0, one.slot);
     CHECK(same_bits(&y, lines - pixels, &one, 0, pixels));
     be->dropout(NULL, &at, 0.3f, rows, pixels, c, x.slot, 0, x.slot);
     CHECK(same_bits(&x, 0, &y, 0, lines));
     be->dropout(NULL, &at, 0.0f, rows, pixels, c, y.slot, 0, x.slot);
     CHECK(same_bits(&x, 0, &y, 0, lines));
-    image_free(&x), image_free(&y), image_free(&one);
+    fixture_free(&x), fixture_free(&y), fixture_free(&one);
     free(want);
 }
 
@@ -238,7 +238,7 @@ check_lookup(const variant *v, const int *shape)
     check_image("lookup", &y, want, 0, 1e-6);
     be->lookup_backward(NULL, rows, classes, n, label, dy.slot, v->beta, d);
     check_floats("d_table", d, d_want, v->beta ? table : NULL, all, 1e-6);
-    image_free(&y), image_free(&dy);
+    fixture_free(&y), fixture_free(&dy);
     free(table), free(want), free(d_want), free(t), free(d);
 }
 
@@ -276,9 +276,9 @@ check_elementwise(const variant *v, const int *shape)
             be->activation(NULL, act, 0.2f, lines, n, x.slot, y.slot);
         }
         check_image("elementwise", &y, want, kind == 4 || kind < 2 ? 0 : v->beta, 1e-6);
-        image_free(&y);
+        fixture_free(&y);
     }
-    image_free(&x), image_free(&b);
+    fixture_free(&x), fixture_free(&b);
     free(want);
 }
 
@@ -288,11 +288,11 @@ check_copy(const variant *v, const int *shape)
 {
     const dsb_backend *be = dsb_cpu_backend();
     image x = image_new(v, shape[0], shape[1], 1.0), y = image_new(v, shape[0], shape[1], 1.0);
-    double before = image_get(&y, 0, dsb_pitch(shape[1]) - 1);
+    double before = fixture_get(&y, 0, dsb_pitch(shape[1]) - 1);
 
     be->copy(NULL, shape[0], shape[1], x.slot, v->beta, y.slot);
-    CHECK(shape[1] % DSB_PANEL == 0 || image_get(&y, 0, dsb_pitch(shape[1]) - 1) == before);
-    image_free(&x), image_free(&y);
+    CHECK(shape[1] % DSB_PANEL == 0 || fixture_get(&y, 0, dsb_pitch(shape[1]) - 1) == before);
+    fixture_free(&x), fixture_free(&y);
 }
 
 /* lines, n: the first that is no number, wherever it stands; garbage beside it is not read. */
@@ -305,15 +305,15 @@ check_nonfinite(const variant *v, const int *shape)
 
     CHECK(be->first_nonfinite(lines, n, x.slot) == -1);
     for (int i = lines * n - 1; i >= 0; i--) {
-        double old = image_get(&x, i / n, i % n);
+        double old = fixture_get(&x, i / n, i % n);
 
-        image_set(&x, i / n, i % n, i % 3 == 0 ? NAN : i % 3 == 1 ? INFINITY : -INFINITY);
+        fixture_set(&x, i / n, i % n, i % 3 == 0 ? NAN : i % 3 == 1 ? INFINITY : -INFINITY);
         CHECK(be->first_nonfinite(lines, n, x.slot) == i);
         if (i % 2) {
-            image_set(&x, i / n, i % n, old);
+            fixture_set(&x, i / n, i % n, old);
         }
     }
-    image_free(&x);
+    fixture_free(&x);
 }
 
 /* SiLU and its slope over all that float32 can hold. */
@@ -331,21 +331,21 @@ check_silu(void)
     for (int i = 0; i < N; i++) {
         double scale = i % 4 == 0 ? 130.0 : i % 4 == 1 ? 25.0 : i % 4 == 2 ? 2.0 : 1e-3;
 
-        image_set(&x, 0, i, i < n_edges ? edges[i] : scale * x.value[i]);
-        image_set(&one, 0, i, 1.0);
+        fixture_set(&x, 0, i, i < n_edges ? edges[i] : scale * x.value[i]);
+        fixture_set(&one, 0, i, 1.0);
     }
     be->activation(NULL, DSB_SILU, 0.0f, 1, N, x.slot, y.slot);
     be->activation_backward(NULL, DSB_SILU, 0.0f, 1, N, x.slot, one.slot, 0, slope.slot);
-    CHECK(isnan(image_get(&y, 0, 0)) && isnan(image_get(&slope, 0, 0)));
-    CHECK(image_get(&y, 0, 1) == INFINITY && image_get(&slope, 0, 1) == 1.0);
-    CHECK(image_get(&y, 0, 2) == 0.0 && image_get(&slope, 0, 2) == 0.0);
+    CHECK(isnan(fixture_get(&y, 0, 0)) && isnan(fixture_get(&slope, 0, 0)));
+    CHECK(fixture_get(&y, 0, 1) == INFINITY && fixture_get(&slope, 0, 1) == 1.0);
+    CHECK(fixture_get(&y, 0, 2) == 0.0 && fixture_get(&slope, 0, 2) == 0.0);
     for (int i = 3; i < N; i++) {
-        double at = image_get(&x, 0, i), want = ref_silu(at), want_slope = ref_silu_slope(at);
+        double at = fixture_get(&x, 0, i), want = ref_silu(at), want_slope = ref_silu_slope(at);
 
-        CHECK(fabs(image_get(&y, 0, i) - want) <= 4e-7 * fabs(want) + 2e-43);
-        CHECK(fabs(image_get(&slope, 0, i) - want_slope) <= 4e-7 * fabs(want_slope) + 1e-7);
+        CHECK(fabs(fixture_get(&y, 0, i) - want) <= 4e-7 * fabs(want) + 2e-43);
+        CHECK(fabs(fixture_get(&slope, 0, i) - want_slope) <= 4e-7 * fabs(want_slope) + 1e-7);
     }
-    image_free(&x), image_free(&y), image_free(&slope), image_free(&one);
+    fixture_free(&x), fixture_free(&y), fixture_free(&slope), fixture_free(&one);
 }
 
 static void

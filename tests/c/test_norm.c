@@ -62,8 +62,8 @@ check_norm(const variant *v, const int *shape)
     CHECK(same_bits(&x, 0, &y, 0, lines));
     be->group_norm_backward(NULL, &norm, rows, y.slot, stats, ab, y.slot, 0, dx.slot, 0, NULL, NULL,
                             0, (dsb_slot){0});
-    image_free(&x), image_free(&y), image_free(&dy), image_free(&dx);
-    image_free(&ss), image_free(&dss);
+    fixture_free(&x), fixture_free(&y), fixture_free(&dy), fixture_free(&dx);
+    fixture_free(&ss), fixture_free(&dss);
     free(weight), free(bias), free(old), free(want), free(want_dss), free(want_dw), free(want_db);
     free(w), free(b), free(dw), free(db), free(stats), free(ab);
 }
@@ -84,20 +84,20 @@ check_norm_row(const variant *v, const int *shape)
     dsb_affine f = {ab, true}, f_one = {ab + 6 * pitch, true};
 
     be->group_norm_statistics(NULL, &norm, 3, x.slot, stats, ab);
-    be->group_norm_statistics(NULL, &norm, 1, image_from(&x, last), stats + 6 * groups,
+    be->group_norm_statistics(NULL, &norm, 1, fixture_from(&x, last), stats + 6 * groups,
                               ab + 6 * pitch);
     CHECK(memcmp(stats + 4 * groups, stats + 6 * groups, 8 * (size_t)groups) == 0);
     CHECK(memcmp(ab + 4 * pitch, ab + 6 * pitch, 8 * pitch) == 0);
     be->affine(NULL, &f, 3, pixels, c, x.slot, y.slot);
-    be->affine(NULL, &f_one, 1, pixels, c, image_from(&x, last), one.slot);
+    be->affine(NULL, &f_one, 1, pixels, c, fixture_from(&x, last), one.slot);
     CHECK(same_bits(&y, last, &one, 0, pixels));
     be->group_norm_backward(NULL, &norm, 3, x.slot, stats, ab, y.slot, 0, dx.slot, 0, NULL, NULL, 0,
                             (dsb_slot){0});
-    be->group_norm_backward(NULL, &norm, 1, image_from(&x, last), stats + 6 * groups,
-                            ab + 6 * pitch, image_from(&y, last), 0, one.slot, 0, NULL, NULL, 0,
+    be->group_norm_backward(NULL, &norm, 1, fixture_from(&x, last), stats + 6 * groups,
+                            ab + 6 * pitch, fixture_from(&y, last), 0, one.slot, 0, NULL, NULL, 0,
                             (dsb_slot){0});
     CHECK(same_bits(&dx, last, &one, 0, pixels));
-    image_free(&x), image_free(&y), image_free(&dx), image_free(&one);
+    fixture_free(&x), fixture_free(&y), fixture_free(&dx), fixture_free(&one);
     free(weight), free(w), free(stats), free(ab);
 }
 
@@ -114,14 +114,14 @@ check_norm_accuracy(int groups)
     dsb_group_norm norm = {PIXELS, C, groups, false, w, b, {0}};
 
     for (int i = 0; i < PIXELS * C; i++) {
-        x.value[i] = image_set(&x, i / C, i % C, x.value[i] + 100.0);
+        x.value[i] = fixture_set(&x, i / C, i % C, x.value[i] + 100.0);
         weight[i % C] = w[i % C] = 1.0f;
     }
     be->group_norm_statistics(NULL, &norm, 1, x.slot, stats, ab);
     be->affine(NULL, &(dsb_affine){ab, false}, 1, PIXELS, C, x.slot, y.slot);
     ref_group_norm(&ref, x.value, want);
     check_image("group norm of 100 +- 1", &y, want, 0, 5e-5);
-    image_free(&x), image_free(&y);
+    fixture_free(&x), fixture_free(&y);
     free(want);
 }
 
