@@ -100,10 +100,12 @@ DSB_INLINE void
 pad_store_pair(float *to, int i, vf low, vf high)
 {
 #if defined(__AVX512BF16__)
-    __m512i l = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)low));
-    __m512i h = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)high));
+    const __m512i by_turns =
+        _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
+                         21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    __m512i both = (__m512i)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low);
 
-    vf_store(to + i, (vf)_mm512_or_si512(l, _mm512_slli_epi32(h, 16)));
+    vf_store(to + i, (vf)_mm512_permutexvar_epi16(by_turns, both));
 #else
     uint16_t bits[2][DSB_VL];
 

@@ -138,7 +138,7 @@ conv_store(const conv_job *job, int pixels, int vectors, const conv_piece *piece
     }
 }
 
-/* acc = the products of the words first .. last - 1 of a run. */
+/* acc += the products of the words first .. last - 1 of a run. */
 DSB_INLINE void
 conv_span(const conv_job *job, int pieces, int pixels, int vectors, const float *const *x,
           const float *weights, int64_t first, int64_t last,
@@ -146,10 +146,6 @@ conv_span(const conv_job *job, int pieces, int pixels, int vectors, const float 
 {
     int64_t step = job->x_pixel;
 
-    DSB_UNROLL
-    for (int t = 0; t < pieces * pixels * vectors; t++) {
-        acc[t / vectors / pixels][t / vectors % pixels][t % vectors] = (vf){0};
-    }
     for (int64_t k = first; k < last; k++) {
         vf w[CONV_WIDTH];
 
@@ -171,19 +167,32 @@ conv_span(const conv_job *job, int pieces, int pixels, int vectors, const float 
     }
 }
 
+/* sums += acc, which begins again; sums = 0 where they begin too. */
+DSB_INLINE void
+conv_add_spans(bool begin, int pieces, int pixels, int vectors,
+               vf acc[CONV_PIECES][CONV_LENGTH][CONV_WIDTH],
+               vf sums[CONV_PIECES][CONV_LENGTH][CONV_WIDTH])
+{
+    DSB_UNROLL
+    for (int t = 0; t < pieces * pixels * vectors; t++) {
+        int i = t / vectors / pixels, p = t / vectors % pixels, v = t % vectors;
+
+        sums[i][p][v] = begin ? (vf){0} : sums[i][p][v] + acc[i][p][v];
+        acc[i][p][v] = (vf){0};
+    }
+}
+
 /* `pieces` pieces of `pixels` pixels each, times `vectors` vectors of columns; the first `count` are
  * wanted. */
 DSB_INLINE void
 conv_tile(const conv_job *job, int pieces, int pixels, int vectors, const conv_piece *piece,
           int count, int64_t column)
 {
-    vf sums[CONV_PIECES][CONV_LENGTH][CONV_WIDTH], acc[CONV_PIECES][CONV_LENGTH][CONV_WIDTH];
+    vf acc[CONV_PIECES][CONV_LENGTH][CONV_WIDTH], sums[CONV_PIECES][CONV_LENGTH][CONV_WIDTH];
     const float *panel = job->w + column / DSB_PANEL * job->w_panel;
+    int64_t length = 0; /* of the chain in acc */
 
-    DSB_UNROLL
-    for (int t = 0; t < pieces * pixels * vectors; t++) {
-        sums[t / vectors / pixels][t / vectors % pixels][t % vectors] = (vf){0};
-    }
+    conv_add_spans(true, pieces, pixels, vectors, acc, sums);
     for (int run = 0; run < job->runs; run++) {
         const float *x[CONV_PIECES];
 
@@ -194,15 +203,15 @@ conv_tile(const conv_job *job, int pieces, int pixels, int vectors, const conv_p
         for (int64_t k = 0; k < job->length; k += CONV_SPAN) {
             int64_t end = job->length - k < CONV_SPAN ? job->length : k + CONV_SPAN;
 
-            conv_span(job, pieces, pixels, vectors, x, panel + job->w_run[run], k, end, acc);
-            DSB_UNROLL
-            for (int t = 0; t < pieces * pixels * vectors; t++) {
-                int i = t / vectors / pixels, p = t / vectors % pixels, v = t % vectors;
-
-                sums[i][p][v] += acc[i][p][v];
+            if (length + end - k > CONV_SPAN) {
+                conv_add_spans(false, pieces, pixels, vectors, acc, sums);
+                length = 0;
             }
+            conv_span(job, pieces, pixels, vectors, x, panel + job->w_run[run], k, end, acc);
+            length += end - k;
         }
     }
+    conv_add_spans(false, pieces, pixels, vectors, acc, sums);
     DSB_UNROLL
     for (int i = 0; i < pieces; i++) {
         if (i < count) {

@@ -183,17 +183,22 @@ outer_bias_strip(int half, int vectors, int64_t lines, int64_t c, int columns, d
     }
     for (int64_t first = 0; first < lines; first += OUTER_SPAN) {
         int64_t end = lines - first < OUTER_SPAN ? lines : first + OUTER_SPAN;
-        vf part[4] = {0};
+        vf part[2][4] = {0}; /* every other line, so that two additions are under way */
 
-        for (int64_t n = first; n < end; n++) {
+        for (int64_t n = first; n + 1 < end; n += 2) {
             DSB_UNROLL
-            for (int v = 0; v < vectors; v++) {
-                part[v] += vf_load_as(half, dy.data, n * dy.ld + c + v * DSB_VL);
+            for (int t = 0; t < 2 * vectors; t++) {
+                int64_t line = n + t / vectors, at = line * dy.ld + c + t % vectors * DSB_VL;
+
+                part[t / vectors][t % vectors] += vf_load_as(half, dy.data, at);
             }
+        }
+        for (int v = 0; v < vectors && (end - first) % 2 == 1; v++) {
+            part[0][v] += vf_load_as(half, dy.data, (end - 1) * dy.ld + c + v * DSB_VL);
         }
         DSB_UNROLL
         for (int v = 0; v < vectors; v++) {
-            sum[v] += part[v];
+            sum[v] += part[0][v] + part[1][v];
         }
     }
     DSB_UNROLL
