@@ -25,7 +25,7 @@ typedef struct product {
     reader reader;
     int parts;
     const uint16_t *packed;
-    int kernel_taps;
+    int weights;               /* of the packed kernel */
     int h, w, c, step, planes; /* of y */
     int taps_in[4];            /* to each plane of y */
     tap taps[4][MAX_TAPS];
@@ -237,7 +237,7 @@ static void
 block_of(tiles *t, const product *p, int plane, int first, const uint16_t *x, float *sums,
          hidden *h)
 {
-    int64_t size = (int64_t)p->kernel_taps * p->parts * p->reader.wide * TILE_COLUMNS;
+    int64_t size = (int64_t)p->weights * p->parts * p->reader.wide * TILE_COLUMNS;
     const uint16_t *w = p->packed + first / TILE_COLUMNS * size;
     bool wide = p->c - first > TILE_COLUMNS;
 
@@ -341,14 +341,14 @@ product_start(product *p, const dsb_conv *conv, int rows, bool transposed, reade
     p->parts = r.parts;
     p->reader = r;
     p->reader.space = &p->space;
-    p->kernel_taps = conv->kernel * conv->kernel;
+    p->weights = packed_edge(conv) * packed_edge(conv);
     p->h = transposed ? conv->h : dsb_conv_out(conv, conv->h);
     p->w = transposed ? conv->w : dsb_conv_out(conv, conv->w);
     p->c = transposed ? conv->c_in : conv->c_out;
     p->step = transposed ? conv->stride : conv->up;
     p->planes = p->step * p->step;
     for (int i = 0; i < p->planes; i++) {
-        p->taps_in[i] = list_taps(&p->space, conv, transposed, i, p->taps[i]);
+        p->taps_in[i] = list_taps(&p->space, conv, true, transposed, i, p->taps[i]);
     }
     p->strip = round_up(p->space.places < STRIP ? p->space.places : STRIP, BLOCK);
     while (p->strip > BLOCK && (p->strip + 2 * p->space.halo) * bytes > STRIP_BYTES) {

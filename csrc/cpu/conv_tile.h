@@ -6,7 +6,7 @@
  * there are dropped. Strides and scaling up are taken apart by parity: the side that has four pixels to a
  * place of the grid lies in four planes.
  *     forward, stride 2: x in planes, 9 taps.         Gradient: dx in planes of 1, 2, 2 and 4 taps.
- *     forward, up 2:     y in planes, 9 taps each.    Gradient: dy in planes, 36 taps.
+ *     forward, up 2:     y in planes, 4 taps each.    Gradient: dy in planes, 16 taps.
  * Ownership: everything lies in the caller's scratch. Threads: one worker.
  */
 #ifndef DSB_CPU_CONV_TILE_H
@@ -17,7 +17,7 @@
 #include "cpu/cpu.h"
 #include "cpu/tile.h"
 
-enum { MAX_TAPS = 36 };
+enum { MAX_TAPS = 16 };
 
 /* Packed weights: conv_tile_pack.c. `parts` is 1 for bf16 and 2 for bf16x3, here and below. */
 size_t DSB_KERNEL(dsb_conv_tile_packed_bytes)(int parts, const dsb_conv *conv, bool transposed);
@@ -132,7 +132,23 @@ typedef struct tap {
     int64_t shift;     /* in places */
 } tap;
 
-/* The taps of one direction that reach plane `to` (0 or 1) of the result. Input pixel q and output pixel p
+/* A 3x3 kernel after scaling up by two: in one direction a fine pixel sees two coarse ones, and each through
+ * one weight or two. So the kernel is kept as 4 x 4 sums: of weights {0}, {1, 2}, {0, 1}, {2} in a direction,
+ * the first two for even fine pixels, the others for odd ones. */
+DSB_INLINE bool
+has_summed_weights(const dsb_conv *conv)
+{
+    return conv->up == 2 && conv->kernel == 3;
+}
+
+/* Packed weights in one direction. */
+DSB_INLINE int
+packed_edge(const dsb_conv *conv)
+{
+    return has_summed_weights(conv) ? 4 : conv->kernel;
+}
+
+/* The taps of one direction that reach plane `to` (0 or 1) of the result, at most 4 of them. Input pixel q and output pixel p
  * meet in tap n + (kernel - 1) / 2 where p stride + n = q up + r, r < up; with a unit of the grid being
  * `stride up` fine pixels, what is left of either side is its plane. */
 DSB_INLINE int
@@ -154,18 +170,44 @@ line_taps(const dsb_conv *conv, bool transposed, int to, tap *taps)
     return n;
 }
 
-/* All taps that reach plane `to` of the result; returns how many, at most MAX_TAPS. */
-static inline __attribute__((unused)) int
-list_taps(const space *s, const dsb_conv *conv, bool transposed, int to, tap taps[MAX_TAPS])
+/* The same with summed weights: forward, the coarse pixels p - 1 and p for an even fine one, p and p + 1 for an
+ * odd one; the gradient comes from the fine pixels 2 p - 1 .. 2 p + 2. */
+DSB_INLINE int
+line_taps_summed(bool transposed, int to, tap *taps)
 {
-    tap down[6], across[6];
-    int n = 0, n_down = line_taps(conv, transposed, to / 2, down);
-    int n_across = line_taps(conv, transposed, to % 2, across);
+    static const int weights[] = {3, 1, 2, 0};
 
-    for (int i = 0; i < n_down * n_across; i++) {
-        tap v = down[i / n_across], u = across[i % n_across];
+    if (!transposed) {
+        taps[0] = (tap){.weight = to * 2, .shift = to - 1};
+        taps[1] = (tap){.weight = to * 2 + 1, .shift = to};
+        return 2;
+    }
+    for (int k = 0; k < 4; k++) {
+        taps[k] = (tap){.weight = weights[k], .plane = (k - 1) & 1, .shift = (k - 1) >> 1};
+    }
+    return 4;
+}
 
-        taps[n++] = (tap){.weight = v.weight * conv->kernel + u.weight,
+/* All taps that reach plane `to` of the result, of packed weights or (`summed` false) of the kernel's own;
+ * returns how many, at most MAX_TAPS. */
+static inline __attribute__((unused)) int
+list_taps(const space *s, const dsb_conv *conv, bool summed, bool transposed, int to,
+          tap taps[MAX_TAPS])
+{
+    tap line[2][4];
+    int count[2], n = 0;
+
+    summed = summed && has_summed_weights(conv);
+    for (int i = 0; i < 2; i++) {
+        int plane = i == 0 ? to / 2 : to % 2;
+
+        count[i] = summed ? line_taps_summed(transposed, plane, line[i])
+                          : line_taps(conv, transposed, plane, line[i]);
+    }
+    for (int i = 0; i < count[0] * count[1]; i++) {
+        tap v = line[0][i / count[1]], u = line[1][i % count[1]];
+
+        taps[n++] = (tap){.weight = v.weight * (summed ? 4 : conv->kernel) + u.weight,
                           .plane = v.plane * 2 + u.plane,
                           .shift = v.shift * s->pitch + u.shift};
     }

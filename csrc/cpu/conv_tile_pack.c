@@ -1,5 +1,5 @@
 /* Weights for convolutions on tiles:
- * [blocks of 32 outputs][tap][32 inputs][part, the rest first][16 outputs][16 pairs of inputs][16][2]: in
+ * [blocks of 32 outputs][weight][32 inputs][part, the rest first][16 outputs][16 pairs of inputs][16][2]: in
  * the order in which a block reads them. Zero beyond the channels. */
 #include "cpu/conv_tile.h"
 
@@ -9,18 +9,28 @@ DSB_KERNEL(dsb_conv_tile_packed_bytes)(int parts, const dsb_conv *conv, bool tra
     int64_t inputs = transposed ? conv->c_out : conv->c_in;
     int64_t outputs = transposed ? conv->c_in : conv->c_out;
 
-    return (size_t)(conv->kernel * conv->kernel * parts * round_up(inputs, TILE_HALVES) *
+    return (size_t)(packed_edge(conv) * packed_edge(conv) * parts * round_up(inputs, TILE_HALVES) *
                     round_up(outputs, TILE_COLUMNS)) *
            sizeof(uint16_t);
 }
 
-/* n <= 16 numbers as bfloat16, then zeros; `rest` stores what that leaves instead. */
+/* What a tile is made of: the sum of n kernels' weights, `at` numbers behind w. */
+typedef struct source {
+    const float *w;
+    int64_t ld, at[4];
+    int n;
+} source;
+
+/* n <= 16 numbers `from` on as bfloat16, then zeros; `rest` stores what that leaves instead. */
 DSB_INLINE void
-round_weights(bool rest, const float *w, int64_t n, uint16_t *to)
+round_weights(bool rest, const source *s, int64_t from, int n, uint16_t *to)
 {
     for (int c = 0; c < TILE_COLUMNS; c += DSB_VL) {
-        vf v = vf_load_part(w + c, n - c);
+        vf v = {0};
 
+        for (int k = 0; k < s->n && c < n; k++) {
+            v += vf_load_part(s->w + s->at[k] + from + c, n - c);
+        }
         half_store(to + c, v);
         if (rest) {
             half_store(to + c, v - vf_load_bf16(to + c));
@@ -28,41 +38,82 @@ round_weights(bool rest, const float *w, int64_t n, uint16_t *to)
     }
 }
 
-/* The tile from input i and output o on, w[o][i] with outputs `ld` apart. */
+/* A tile of w[o][i] from output o and input i on, outputs `ld` apart. */
 static void
-pack_tile(bool rest, const float *w, int64_t ld, int inputs, int outputs, uint16_t *to)
+pack_tile(bool rest, const source *s, int64_t o, int64_t i, int outputs, int inputs, uint16_t *to)
 {
     uint16_t rows[TILE_COLUMNS][TILE_HALVES];
     float pairs[TILE_FLOATS];
 
-    for (int o = 0; o < TILE_COLUMNS; o++) {
-        int n = o < outputs ? inputs : 0;
+    for (int k = 0; k < TILE_COLUMNS; k++) {
+        int n = k < outputs ? inputs : 0;
 
-        round_weights(rest, w + (n > 0 ? o * ld : 0), n, rows[o]);
-        round_weights(rest, w + (n > 16 ? o * ld + 16 : 0), n - 16, rows[o] + 16);
+        round_weights(rest, s, (o + k) * s->ld + i, n, rows[k]);
+        round_weights(rest, s, (o + k) * s->ld + i + 16, n - 16, rows[k] + 16);
     }
     memcpy(pairs, rows, sizeof pairs);
-    for (int o = 0; o < TILE_COLUMNS; o += DSB_VL) {
-        for (int k = 0; k < TILE_ROWS; k += 4) {
-            vf_transpose_four(pairs + o * TILE_COLUMNS + k, TILE_COLUMNS,
-                              (float *)to + k * TILE_COLUMNS + o, TILE_COLUMNS);
+    for (int k = 0; k < TILE_COLUMNS; k += DSB_VL) {
+        for (int p = 0; p < TILE_ROWS; p += 4) {
+            vf_transpose_four(pairs + k * TILE_COLUMNS + p, TILE_COLUMNS,
+                              (float *)to + p * TILE_COLUMNS + k, TILE_COLUMNS);
         }
     }
 }
 
-/* The same of w[i][o] with inputs `ld` apart. */
+/* The same of w[i][o], inputs `ld` apart. */
 static void
-pack_tile_transposed(bool rest, const float *w, int64_t ld, int inputs, int outputs, uint16_t *to)
+pack_tile_transposed(bool rest, const source *s, int64_t o, int64_t i, int outputs, int inputs,
+                     uint16_t *to)
 {
-    for (int i = 0; i < TILE_HALVES; i += 2) {
+    for (int k = 0; k < TILE_HALVES; k += 2) {
         uint16_t rows[2][TILE_COLUMNS];
 
-        for (int k = 0; k < 2; k++) {
-            int n = i + k < inputs ? outputs : 0;
-
-            round_weights(rest, w + (n > 0 ? (i + k) * ld : 0), n, rows[k]);
+        for (int pair = 0; pair < 2; pair++) {
+            round_weights(rest, s, (i + k + pair) * s->ld + o, k + pair < inputs ? outputs : 0,
+                          rows[pair]);
         }
-        pair_row(rows[0], rows[1], to + i * TILE_COLUMNS);
+        pair_row(rows[0], rows[1], to + k * TILE_COLUMNS);
+    }
+}
+
+/* The tiles of one tap from output o and input i on, in the order in which a block loads them; returns their
+ * end. */
+static uint16_t *
+pack_step(int parts, bool transposed, const source *s, int64_t o, int64_t i, int outputs,
+          int inputs, uint16_t *to)
+{
+    inputs = inputs < TILE_HALVES ? inputs : TILE_HALVES;
+    for (int part = parts - 1; part >= 0; part--) {
+        for (int c = 0; c < 2 * TILE_COLUMNS && c < outputs; c += TILE_COLUMNS) {
+            int left = outputs - c < TILE_COLUMNS ? outputs - c : TILE_COLUMNS;
+
+            if (transposed) {
+                pack_tile_transposed(part, s, o + c, i, left, inputs, to);
+            } else {
+                pack_tile(part, s, o + c, i, left, inputs, to);
+            }
+            to += TILE_NUMBERS;
+        }
+    }
+    return to;
+}
+
+/* Packed weight number `weight`: one of the kernel's own, or a sum of 1, 2 or 4. */
+static void
+source_start(source *s, const dsb_conv *conv, int weight)
+{
+    static const int first[] = {0, 1, 0, 2}, count[] = {1, 2, 2, 1};
+    int v = weight / 4, u = weight % 4;
+
+    s->n = 0;
+    if (!has_summed_weights(conv)) {
+        s->at[s->n++] = (int64_t)weight * conv->c_in;
+        return;
+    }
+    for (int k = 0; k < count[v] * count[u]; k++) {
+        int y = first[v] + k / count[u], x = first[u] + k % count[u];
+
+        s->at[s->n++] = (int64_t)(y * conv->kernel + x) * conv->c_in;
     }
 }
 
@@ -72,27 +123,15 @@ DSB_KERNEL(dsb_conv_tile_pack)(int parts, const dsb_conv *conv, bool transposed,
 {
     int inputs = transposed ? conv->c_out : conv->c_in;
     int outputs = transposed ? conv->c_in : conv->c_out;
-    int taps = conv->kernel * conv->kernel,
-        blocks = (int)round_up(inputs, TILE_HALVES) / TILE_HALVES;
-    int64_t ld = (int64_t)taps * conv->c_in;
+    int weights = packed_edge(conv) * packed_edge(conv);
+    source s = {.w = w, .ld = (int64_t)conv->kernel * conv->kernel * conv->c_in};
     uint16_t *to = packed;
 
     for (int o = 0; o < outputs; o += 2 * TILE_COLUMNS) {
-        for (int n = 0; n < taps * blocks; n++) {
-            int at = n / blocks, i = n % blocks * TILE_HALVES;
-
-            for (int part = parts - 1; part >= 0; part--) {
-                for (int c = o; c < o + 2 * TILE_COLUMNS && c < outputs; c += TILE_COLUMNS) {
-                    if (transposed) {
-                        pack_tile_transposed(part, w + i * ld + (int64_t)at * conv->c_in + c, ld,
-                                             inputs - i, outputs - c < 16 ? outputs - c : 16, to);
-                    } else {
-                        pack_tile(part, w + c * ld + (int64_t)at * conv->c_in + i, ld,
-                                  inputs - i < TILE_HALVES ? inputs - i : TILE_HALVES, outputs - c,
-                                  to);
-                    }
-                    to += TILE_NUMBERS;
-                }
+        for (int weight = 0; weight < weights; weight++) {
+            source_start(&s, conv, weight);
+            for (int i = 0; i < inputs; i += TILE_HALVES) {
+                to = pack_step(parts, transposed, &s, o, i, outputs - o, inputs - i, to);
             }
         }
     }

@@ -361,7 +361,7 @@ gradient_start(gradient *g, const dsb_conv *conv, int rows, reader x, reader dy)
     for (int i = 0; i < g->planes; i++) {
         tap all[MAX_TAPS];
 
-        g->taps[i] = list_taps(&g->space, conv, false, i, all);
+        g->taps[i] = list_taps(&g->space, conv, false, false, i, all);
         memcpy(g->tap[i], all, sizeof g->tap[i]);
     }
 }
