@@ -148,8 +148,8 @@ packed_edge(const dsb_conv *conv)
     return has_summed_weights(conv) ? 4 : conv->kernel;
 }
 
-/* The taps of one direction that reach plane `to` (0 or 1) of the result, at most 4 of them. Input pixel q and output pixel p
- * meet in tap n + (kernel - 1) / 2 where p stride + n = q up + r, r < up; with a unit of the grid being
+/* The taps of one direction, at most 4, that reach plane `to` (0 or 1) of the result. Input pixel q and output
+ * pixel p meet in tap n + (kernel - 1) / 2 where p stride + n = q up + r, r < up; with a unit of the grid being
  * `stride up` fine pixels, what is left of either side is its plane. */
 DSB_INLINE int
 line_taps(const dsb_conv *conv, bool transposed, int to, tap *taps)
