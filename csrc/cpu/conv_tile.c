@@ -13,7 +13,7 @@ enum {
     BLOCK_FLOATS = BLOCK * BLOCK,
     STRIP = 512, /* places read at a time, where they take no more than */
     STRIP_BYTES = 640 * 1024,
-    LINES = 8, /* of a block that are worth a call, and pieces that are */
+    LINES = 8, /* of a block, and pieces of the next strip, that are worth a call */
     PIECES = 4,
 };
 
