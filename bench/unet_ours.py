@@ -78,11 +78,15 @@ class Ours:
     @cached_property
     def _bridge(self) -> _core.Bridge:
         """In a first half-bridge, whose pairs are drawn directly."""
-        bridge = self._fresh(refresh=100)
+        bridge = self._with_weights(refresh=100)
+        bridge.begin(100_000)
+        return bridge
+
+    def _with_weights(self, refresh: int) -> _core.Bridge:
+        bridge = self._fresh(refresh)
         for direction in ("backward", "forward"):
             for which in ("theta", "ema"):
                 bridge.set_plane(direction, which, self._plane)
-        bridge.begin(100_000)
         return bridge
 
     def _fresh(self, refresh: int) -> _core.Bridge:
@@ -122,7 +126,7 @@ class Ours:
 
     def half_bridge(self) -> float:
         """Seconds for REFRESH steps with their simulation, in a second half-bridge."""
-        bridge = self._fresh(refresh=REFRESH)
+        bridge = self._with_weights(refresh=REFRESH)
         bridge.begin(1)
         bridge.run(1, FOREVER)
         start = time.perf_counter()
