@@ -295,14 +295,21 @@ check_copy(const variant *v, const int *shape)
     fixture_free(&x), fixture_free(&y);
 }
 
-/* lines, n: the first that is no number, wherever it stands; garbage beside it is not read. */
+/* lines, n: the first that is no number, wherever it stands; garbage beside it is not read. copy and
+ * first_nonfinite also serve a row without padding. */
 static void
 check_nonfinite(const variant *v, const int *shape)
 {
     const dsb_backend *be = dsb_cpu_backend();
     int lines = shape[0], n = shape[1];
+    size_t bytes = (size_t)n * (size_t)dsb_dtype_bytes(v->dtype);
     image x = image_new(v, lines, n, 1.0);
+    dsb_slot exact = {malloc(bytes), n, v->dtype};
 
+    be->copy(NULL, 1, n, x.slot, 0, exact);
+    CHECK(memcmp(exact.data, x.slot.data, bytes) == 0);
+    CHECK(be->first_nonfinite(1, n, exact) == -1);
+    free(exact.data);
     CHECK(be->first_nonfinite(lines, n, x.slot) == -1);
     for (int i = lines * n - 1; i >= 0; i--) {
         double old = fixture_get(&x, i / n, i % n);
