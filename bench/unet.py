@@ -256,7 +256,7 @@ def notes(effort: Effort) -> list[str]:
         f"and moving average over {effort.batch} images: {OPERATIONS * 1e-9 * effort.batch / BATCH:.1f} "
         "GFLOP, counted from the list of ops on unpadded shapes. Ours takes its pairs from a window of a "
         "first half-bridge, PyTorch's has its batch at hand. Shares of the peak count what is computed "
-        "(convolutions of up-sampled images take 4/9 of the products forward and 1/4 backward) in the "
+        "(convolutions of up-sampled images take 4/9 of the products forward and by vectors 1/4 backward) in the "
         "median time, against the best of the probe's repeats.",
         f"Sampling is one step of {effort.batch} images, forward pass and noise; a half-bridge is "
         f"{REFRESH} steps and the simulation of their pairs, {STEPS} steps a path.",

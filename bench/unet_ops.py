@@ -14,8 +14,18 @@ from machine import ROOT, compiler
 from report import Table, three
 from unet_work import BATCH, PRECISIONS
 
-# Shares of the products of a convolution of up-sampled images that the core computes, not by tiles.
-REPEATED = {"forward": (4, 9), "backward": (1, 4)}
+# Shares of the products of a convolution of up-sampled images that the core computes, in sums of weights
+# or of gradients: by vectors, by tiles.
+FORWARD, BACKWARD_INPUT, BACKWARD_WEIGHT = (
+    "conv_forward",
+    "conv_backward_input",
+    "conv_backward_weight",
+)
+REPEATED = {
+    FORWARD: ((4, 9), (4, 9)),
+    BACKWARD_INPUT: ((1, 4), (4, 9)),
+    BACKWARD_WEIGHT: ((1, 4), (1, 1)),
+}
 SHOWN = 0.002  # of a step: what takes less is only summed up
 Op = Mapping[str, Any]
 
@@ -87,8 +97,10 @@ class Walk:
             return int((shapes[0][0] + 1) * op["width"])
         return 2 * shapes[0][0] if op["op"] == "group_norm" else 0
 
-    def _computed(self, op: Op, operations: int, way: str) -> int:
-        over, of = REPEATED[way] if op.get("up") and not self._tiles else (1, 1)
+    def _computed(self, op: Op, operations: int, function: str) -> int:
+        if not op.get("up") or op["kernel"] == 1:
+            return operations
+        over, of = REPEATED[function][self._tiles]
         return operations * over // of
 
     def _only_convolutions_read(self, name: str) -> bool:
@@ -146,11 +158,11 @@ class Walk:
         read = {"affine": 1, "silu": int(before.get("silu", False))} if normed else {}
         added = {"residual": 1} if self._added_at_once(op) else {}
         operations = 2 * BATCH * out[0] * out[1] * c * c_out * kernel * kernel
-        once, twice = (self._computed(op, operations, way) for way in ("forward", "backward"))
-        self._add("conv_forward", arguments(**shape, **read, **added), operations, once)
-        if before["op"] != "image":
-            self._add("conv_backward_input", arguments(**shape), operations, twice)
-        self._add("conv_backward_weight", arguments(**shape, **read), operations, twice)
+        requests = {FORWARD: read | added, BACKWARD_INPUT: {}, BACKWARD_WEIGHT: read}
+        for function, more in requests.items():
+            if function != BACKWARD_INPUT or before["op"] != "image":
+                computed = self._computed(op, operations, function)
+                self._add(function, arguments(**shape, **more), operations, computed)
         self._add("conv_pack", arguments(**shape))
         return (c_out, *out)
 
