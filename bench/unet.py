@@ -160,17 +160,19 @@ class Bench:
 
     def calls(self) -> None:
         threads = self._place.threads
-        for label in (p for p in self._precisions if p in self._contests):
-            c = self._contests[label]
+        for label in self._precisions:
+            side, c = OURS, self._contests.get(label)
+            if c is None:  # a side of the contest in float32
+                side, c = f"{OURS} {label}", self._contests["float32"]
             walk = Walk(self._ops, label, self._tiles.there, c.settings["lanes"])
             if (walk.parameters, walk.operations) != (PARAMETERS, OPERATIONS):
                 self._note(f"{walk.parameters:,} parameters, {walk.operations:,} operations?")
-            step = c.samples.median(c.task(STEP), OURS, threads) or 0.0
+            step = c.samples.median(c.task(STEP), side, threads) or 0.0
             batch = self._place.effort.batch
             microbatch = math.gcd(batch, c.settings["microbatch"])
             timer = Timer(threads, batch, microbatch, self._place.effort.repeats)
             title = f"Calls of a step, {label}, {threads} threads, microbatch {microbatch}"
-            peak = self._speed(c)
+            peak = self._speed(c) if side == OURS else None
             self._report.tables.append(breakdown(walk, timer, step, peak, title))
             timer.close()
 
@@ -256,8 +258,8 @@ def notes(effort: Effort) -> list[str]:
         f"and moving average over {effort.batch} images: {OPERATIONS * 1e-9 * effort.batch / BATCH:.1f} "
         "GFLOP, counted from the list of ops on unpadded shapes. Ours takes its pairs from a window of a "
         "first half-bridge, PyTorch's has its batch at hand. Shares of the peak count what is computed "
-        "(convolutions of up-sampled images take 4/9 of the products forward and by vectors 1/4 backward) in the "
-        "median time, against the best of the probe's repeats.",
+        "(convolutions of up-sampled images take 4/9 of the products forward, and 1/4 backward where vectors "
+        "compute them) in the median time, against the best of the probe's repeats.",
         f"Sampling is one step of {effort.batch} images, forward pass and noise; a half-bridge is "
         f"{REFRESH} steps and the simulation of their pairs, {STEPS} steps a path.",
         "PyTorch: fused Adam, clipping and moving average over all tensors at once; autocast for bfloat16; "
