@@ -133,9 +133,7 @@ pack(dsb_stream *stream, const dsb_conv *conv, bool transposed, const float *w, 
     }
 }
 
-/* ---- the two passes ---- */
-
-/* ---- the two passes ---- */
+/* ---- the two passes: where they read and work ---- */
 
 static dsb_slot
 slot_line(dsb_slot slot, int64_t line)
@@ -270,6 +268,8 @@ square_runs(conv_job *job, int kernel, int words, const conv_input *in)
     }
     job->w_panel = (int64_t)kernel * kernel * words * DSB_PANEL;
 }
+
+/* ---- forward ---- */
 
 static dsb_slot
 residual_of(const dsb_epilogue *epilogue)

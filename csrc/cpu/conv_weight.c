@@ -86,12 +86,11 @@ outer_tile(const outer_job *job, int height, int width, int64_t o, int64_t j)
     }
     DSB_UNROLL
     for (int t = 0; t < height * width; t++) {
-        int i = t / width, v = t % width;
+        float *to = dw + t / width * job->lddw + t % width * DSB_VL;
+        int64_t n = left - t % width * DSB_VL;
+        vf sum = acc[t / width][t % width];
 
-        float *to = dw + i * job->lddw + v * DSB_VL;
-        int64_t n = left - v * DSB_VL;
-
-        vf_store_part(to, job->beta ? vf_load_part(to, n) + acc[i][v] : acc[i][v], n);
+        vf_store_part(to, job->beta ? vf_load_part(to, n) + sum : sum, n);
     }
 }
 
