@@ -28,7 +28,7 @@
 
 /* In front of a loop whose trip count is a constant once inlined: its arrays become registers. */
 #if defined(__clang__)
-#define DSB_UNROLL _Pragma("unroll")
+#define DSB_UNROLL _Pragma("clang loop unroll(full)")
 #else
 #define DSB_UNROLL _Pragma("GCC unroll 32")
 #endif
