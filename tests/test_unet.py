@@ -711,5 +711,6 @@ def test_the_example():
         pytest.skip("README.md is not here")
     text = readme.read_text()
     code = text.split("## Images", 1)[1].split("```python\n", 1)[1].split("```", 1)[0]
-    code = code.replace("ipf=5, steps=1000", "ipf=1, steps=2").replace("5000", "50")
+    code = code.replace("ipf=2, steps=400", "ipf=1, steps=2").replace("5000", "50")
+    assert "steps=2)" in code
     oracles.run_python(code)
