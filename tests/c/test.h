@@ -9,6 +9,8 @@
 #define CHECK(condition) test_check((condition), #condition, __FILE__, __LINE__)
 
 void test_check(bool holds, const char *condition, const char *file, int line);
+/* How many have failed so far. */
+int test_failures(void);
 
 /* One pass over rows of fixed inputs; output, then gradient plane or gradient of x, into `result`, which has
  * room for rows * dim * 2 + plane floats. */
@@ -18,7 +20,8 @@ dsb_status test_run_pass(const dsb_net *net, const dsb_plan_request *request, fl
 void test_image_nets(void);
 /* Every convolution pass the backend has, against plain loops in float64 (test_conv.c). */
 void test_conv(void);
-/* The other kernels for images, against plain loops in float64 (test_images.c). */
+/* The other kernels for images, against plain loops in float64 (test_norm.c, test_images.c). */
+void test_norm(void);
 void test_images(void);
 
 #endif

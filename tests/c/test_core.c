@@ -26,6 +26,12 @@ test_check(bool holds, const char *condition, const char *file, int line)
     }
 }
 
+int
+test_failures(void)
+{
+    return failures;
+}
+
 /* ---- nets ---- */
 
 static dsb_status
@@ -471,6 +477,7 @@ main(void)
     }
     test_options();
     test_conv();
+    test_norm();
     test_images();
     test_allocation();
     CHECK(dsb_alloc_live() == 0);
