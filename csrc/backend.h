@@ -108,7 +108,7 @@ typedef struct dsb_epilogue {
 
 /* The three passes of a convolution in one precision; all NULL where the backend has not got it.
  * The affine is applied to x while it is read; what lies outside the image is zero after it. x, y, dx and
- * dy may each be float32 or bfloat16. `scratch` has conv_scratch() bytes, belongs to the worker, and holds
+ * dy may each be float32 or bfloat16. `scratch` has scratch_bytes() bytes, belongs to the worker, and holds
  * nothing between calls. A packed copy serves all workers. A row's result does not depend on the others. */
 typedef struct dsb_conv_passes {
     size_t (*packed_bytes)(const dsb_conv *conv, bool transposed);
@@ -210,7 +210,7 @@ typedef struct dsb_backend {
     void (*linear_pack)(dsb_stream *, int n_in, int n_out, const float *w, float *packed);
     void (*linear_pack_transposed)(dsb_stream *, int n_in, int n_out, const float *w,
                                    float *packed);
-    /* y = act(z), z = x W^T + b; z is stored too where `z` is not NULL (same pitch as y). */
+    /* y = act(z), z = x W^T + b; z is stored too where `z` is not NULL. */
     void (*linear_forward)(dsb_stream *, int rows, int n_in, int n_out, const float *x, int64_t ldx,
                            const float *packed, const float *b, dsb_activation act, float slope,
                            float *z, int64_t ldz, float *y, int64_t ldy);

@@ -16,7 +16,8 @@ from ._check import F32, choice, flag, integer, real, shown
 Op = dict[str, Any]
 Size = tuple[int, int]
 
-MAX_WIDTH = 65536
+MAX_WIDTH = 65536  # of a vector that ops compute, or channels
+MAX_VECTOR = 1 << 22  # of one that holds an image: x, cond, what flatten makes
 MAX_SIDE = 4096  # of an image
 STYLES = ("sin_cos", "cos_sin")
 CONV = {"kernel": (3, 1), "stride": (1, 2), "axes": (4, 3)}  # the default first
@@ -108,7 +109,7 @@ def image(where: str, value: Value) -> Size:
 
 
 def _input(where: str, op: Op, inputs: list[Value]) -> Made:
-    op["width"] = integer(f"{where}: width", op.get("width", 1), 1, MAX_WIDTH)
+    op["width"] = integer(f"{where}: width", op.get("width", 1), 1, MAX_VECTOR)
     if op["name"] in ("t", "label") and op["width"] != 1:
         raise ValueError(f"{where}: expected width 1, one number a row, got {op['width']}")
     return Made(op["width"])

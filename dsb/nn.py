@@ -31,7 +31,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from ._check import F32, choice, nearest, shown
-from ._ops import KINDS, MAX_WIDTH, Op, Parameter, Value, described, times
+from ._ops import KINDS, MAX_VECTOR, MAX_WIDTH, Op, Parameter, Value, described, times
 
 __all__ = ["MAX_WIDTH", "Graph", "Op", "Parameter", "Specification", "Value"]
 
@@ -329,8 +329,9 @@ class Graph:
                 raise ValueError(f"{where}: unknown field {shown(key)}{nearest(key, known)}")
         self._check_name(kind, where, op.get("name"))
         made = KINDS[kind].make(where, op, self._inputs(kind, where, op))
-        if not 1 <= made.width <= MAX_WIDTH:
-            raise ValueError(f"{where}: expected a width of at most {MAX_WIDTH}, got {made.width}")
+        most = MAX_VECTOR if kind in ("input", "flatten") else MAX_WIDTH
+        if not 1 <= made.width <= most:
+            raise ValueError(f"{where}: expected a width of at most {most}, got {made.width}")
         self._ops.append(op)
         self._parameters |= {parameter.name: parameter for parameter in made.parameters}
         self._values[op["name"]] = Value(op["name"], made.width, made.size)

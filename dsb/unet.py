@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ._check import choice, flag, integer, real, shown
-from ._ops import MAX_SIDE, MAX_WIDTH, Size, times
+from ._ops import MAX_SIDE, MAX_VECTOR, MAX_WIDTH, Size, times
 from .nn import Graph, Op, Value
 
 GROUPS = 32  # of every normalisation
@@ -167,9 +167,9 @@ class UNet:
             ) from None
         c = integer("shape", c, 1, MAX_WIDTH)
         h, w = (integer("shape", side, 1, MAX_SIDE) for side in (h, w))
-        if (c + self.cond_channels) * h * w > MAX_WIDTH:
+        if (c + self.cond_channels) * h * w > MAX_VECTOR:
             raise ValueError(
-                f"net: expected images of up to {MAX_WIDTH} numbers, got {c + self.cond_channels} x "
+                f"net: expected images of up to {MAX_VECTOR} numbers, got {c + self.cond_channels} x "
                 f"{h} x {w}"
             )
         return _Builder(self, c, (h, w)).whole()

@@ -201,6 +201,18 @@ BAD_BRIDGES = {
         MemoryError,
         r"(MiB|GiB).*needed.*refresh=\d+ would fit",
     ),
+    "memory of one row's windows": (
+        (np.tile(X, (1, 500)),),
+        {"refresh": 2**24, "batch": 1},
+        MemoryError,
+        r"needed.*; refresh=\d{3,} would fit",
+    ),
+    "memory of one step": (
+        (np.tile(X, (1, 500)),),
+        {"refresh": 1, "batch": 2**24},
+        MemoryError,
+        r"needed.*; batch=\d{3,}, .*would fit",
+    ),
 }
 
 

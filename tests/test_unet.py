@@ -559,7 +559,7 @@ def test_bridges_that_are_refused(case):
         (lambda: dsb.UNet(dropout=1.0), r"dropout: expected a number in \[0, 1\)"),
         (lambda: dsb.UNet(blocks=0), "blocks: .*at least 1"),
         (lambda: dsb.UNet(classes=0), "classes: .*at least 1"),
-        (lambda: dsb.UNet().build((70, 64, 64)), "images of up to 65536 numbers, got 70 x 64 x 64"),
+        (lambda: dsb.UNet().build((9, 1024, 1024)), "images of up to 4194304 numbers, got 9 x 1024"),
     ],
 )
 def test_nets_that_are_refused(make, message):

@@ -82,6 +82,7 @@ typedef struct drifting {
     int64_t n;
     const float *x, *t;
     float *out;
+    dsb_watch *watch;
 } drifting;
 
 /* A chunk of rows; neighbours with equal t go together. */
@@ -100,7 +101,7 @@ drift_chunk(void *context, int64_t task, int worker)
     dsb_process process = *d->process;
 
     process.steps = &one;
-    for (int64_t r = first, end; r < last; r = end) {
+    for (int64_t r = first, end; r < last && !dsb_watch_stopped(d->watch, worker); r = end) {
         for (end = r + 1; end < last && d->t[end] == d->t[r];) {
             end++;
         }
@@ -143,7 +144,7 @@ dsb_bridge_drift(dsb_bridge *bridge, dsb_direction direction, int64_t n, const f
 {
     dsb_process process;
     dsb_watch watch = {.tick = tick};
-    drifting d = {bridge, &process, n, x, t, out};
+    drifting d = {bridge, &process, n, x, t, out, &watch};
 
     DSB_TRY(dsb_bridge_workers(bridge));
     DSB_TRY(dsb_bridge_process(bridge, direction, &bridge->sampling, &process));

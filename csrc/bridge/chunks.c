@@ -16,21 +16,12 @@ run_task(void *context, int64_t task, int worker)
     c->run(c->context, c->first + task, worker);
 }
 
-static bool
-ask(dsb_watch *watch)
-{
-    if (watch->tick.stop != NULL && watch->tick.stop(watch->tick.context)) {
-        watch->stopped = true;
-    }
-    watch->next = dsb_seconds() + DSB_WATCH_SECONDS;
-    return watch->stopped;
-}
-
 bool
 dsb_watch_stopped(dsb_watch *watch, int worker)
 {
-    if (worker == 0 && !watch->stopped && dsb_seconds() >= watch->next) {
-        return ask(watch);
+    if (worker == 0 && !watch->stopped && watch->tick.stop != NULL &&
+        watch->tick.stop(watch->tick.context)) {
+        watch->stopped = true;
     }
     return watch->stopped;
 }
@@ -48,7 +39,7 @@ dsb_run_chunks(const dsb_backend *be, int max_workers, int64_t n, dsb_task run, 
 
         be->parallel(max_workers, now, run_task, &c);
         c.first += now;
-        if (watch->stopped || ask(watch)) {
+        if (dsb_watch_stopped(watch, 0)) {
             return DSB_ERR_INTERRUPTED;
         }
         took = dsb_seconds() - start;

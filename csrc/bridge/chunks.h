@@ -14,9 +14,9 @@
 #include "backend.h"
 
 #define DSB_CALL_SECONDS 0.02
-#define DSB_WATCH_SECONDS 0.05
 
-/* Asks whether to stop (true). Called on the caller's thread. */
+/* Asks whether to stop (true). Called on the caller's thread, and often: it decides itself how seldom it
+ * looks. */
 typedef struct dsb_tick {
     bool (*stop)(void *context);
     void *context;
@@ -24,13 +24,12 @@ typedef struct dsb_tick {
 
 /* A tick that tasks may ask while they run. */
 typedef struct dsb_watch {
-    dsb_tick tick;
-    double next; /* when to ask again */
+    dsb_tick tick; /* .stop NULL: never stops */
     _Atomic bool stopped;
 } dsb_watch;
 
-/* Whether to leave the work undone. Worker 0, which runs on the caller's thread, asks the tick every
- * DSB_WATCH_SECONDS; the others hear of it. */
+/* Whether to leave the work undone. Worker 0, which runs on the caller's thread, asks the tick; the others
+ * hear of it. */
 bool dsb_watch_stopped(dsb_watch *watch, int worker);
 
 /* DSB_ERR_INTERRUPTED where the tick stopped it. */

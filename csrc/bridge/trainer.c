@@ -80,6 +80,9 @@ load_microbatch(const batch *b, dsb_worker *worker, int i)
     dsb_slot x = worker->train->inputs[DSB_PORT_X];
     float *t = worker->train->inputs[DSB_PORT_T].data;
 
+    worker->train->draw = (dsb_draw){
+        bridge->config.seed, dsb_stream_word(DSB_STREAM_DROPOUT, (uint32_t)bridge->half_bridge),
+        (uint32_t)bridge->step, (uint32_t)(i * bridge->config.microbatch)};
     bridge->be->window_get(NULL, &bridge->cache.window, &b->order,
                            b->position + (int64_t)i * bridge->config.microbatch,
                            microbatch_rows(bridge, i), x.data, x.ld, worker->target,
@@ -105,9 +108,6 @@ lane_task(void *context, int64_t lane, int worker_index)
         int rows = microbatch_rows(bridge, i);
 
         load_microbatch(b, worker, i);
-        exec->draw = (dsb_draw){bridge->config.seed,
-                                dsb_stream_word(DSB_STREAM_DROPOUT, (uint32_t)bridge->half_bridge),
-                                (uint32_t)bridge->step, (uint32_t)(i * bridge->config.microbatch)};
         dsb_exec_forward(exec, &bridge->training.view, rows);
         bridge->be->weighted_square(NULL, rows, dim, exec->output.data, exec->output.ld,
                                     worker->target, dsb_pitch(dim), worker->weight, scale,
@@ -279,6 +279,7 @@ static dsb_status
 take_step(dsb_bridge *bridge, dsb_watch *watch)
 {
     dsb_learner *learner = &bridge->learners[dsb_bridge_direction(bridge)];
+    dsb_watch deaf = {.tick = {NULL, NULL}};
     batch b = {.bridge = bridge, .learner = learner, .watch = watch};
     double norm_squared, loss;
 
@@ -287,6 +288,7 @@ take_step(dsb_bridge *bridge, dsb_watch *watch)
     if (starts_afresh(bridge)) {
         DSB_TRY(dsb_learner_reset(learner, bridge->config.seed, (uint32_t)bridge->half_bridge));
         learner->trained = true; /* it has taken the old one's place */
+        b.watch = &deaf;         /* and must not stand there without a step */
     }
     b.order = dsb_cache_order(&bridge->cache, bridge->config.seed);
     b.position = bridge->step % bridge->config.refresh * bridge->config.batch;
@@ -295,7 +297,7 @@ take_step(dsb_bridge *bridge, dsb_watch *watch)
         bridge->training_packed = true;
     }
     bridge->be->parallel(bridge->n_workers, bridge->config.lanes, lane_task, &b);
-    if (watch->stopped) { /* the step is taken anew when the run goes on */
+    if (b.watch->stopped) { /* the step is taken anew when the run goes on */
         return DSB_ERR_INTERRUPTED;
     }
     dsb_gradients_reduce(&bridge->gradients, bridge->n_workers, &norm_squared, &loss);
@@ -322,7 +324,7 @@ dsb_bridge_run(dsb_bridge *bridge, int64_t steps, double seconds, dsb_tick tick,
 {
     int64_t half_bridge = bridge->half_bridge;
     double start = dsb_seconds();
-    dsb_watch watch = {.tick = tick, .next = start + DSB_WATCH_SECONDS};
+    dsb_watch watch = {.tick = tick};
 
     *done = 0;
     if (bridge->n_steps == 0) {

@@ -9,8 +9,9 @@
 #include "base/philox.h"
 #include "nn/op.h"
 
-#define MAX_WIDTH 65536
-#define MAX_IMAGE (1 << 26) /* numbers in an image */
+#define MAX_WIDTH 65536      /* of a vector that ops compute, or channels */
+#define MAX_VECTOR (1 << 22) /* of one that holds an image: x, cond, what flatten makes */
+#define MAX_IMAGE (1 << 26)  /* numbers in an image */
 #define MAX_OPS 4096
 
 static const char *const port_names[DSB_PORTS] = {"x", "t", "cond", "label"};
@@ -84,8 +85,8 @@ dsb_net_input(dsb_net *net, const char *name, int width, int *value)
         port++;
     }
     DSB_REQUIRE(port < DSB_PORTS, "a net's inputs are called x, t, cond and label, not '%s'", name);
-    DSB_REQUIRE(width >= 1 && width <= MAX_WIDTH, "input '%s': width must lie in 1 .. %d, got %d",
-                name, MAX_WIDTH, width);
+    DSB_REQUIRE(width >= 1 && width <= MAX_VECTOR, "input '%s': width must lie in 1 .. %d, got %d",
+                name, MAX_VECTOR, width);
     DSB_REQUIRE(port != DSB_PORT_T || width == 1, "input 't' is one number a row, got width %d",
                 width);
     DSB_REQUIRE(port != DSB_PORT_LABEL || width == 1,
@@ -135,9 +136,10 @@ dsb_net_param(dsb_net *net, const char *prefix, const char *suffix, int rank, co
 static dsb_status
 check_shape(const dsb_op_kind *kind, const char *name, const dsb_shape *shape)
 {
-    DSB_REQUIRE(shape->width >= 1 && shape->width <= MAX_WIDTH,
-                "%s '%s': width must lie in 1 .. %d, got %d", kind->name, name, MAX_WIDTH,
-                shape->width);
+    int most = kind == &dsb_op_flatten ? MAX_VECTOR : MAX_WIDTH;
+
+    DSB_REQUIRE(shape->width >= 1 && shape->width <= most,
+                "%s '%s': width must lie in 1 .. %d, got %d", kind->name, name, most, shape->width);
     DSB_REQUIRE(shape->h >= 1 && shape->w >= 1 &&
                     (int64_t)shape->h * shape->w * shape->width <= MAX_IMAGE,
                 "%s '%s': an image of %d x %d pixels with %d channels is more than %d numbers",

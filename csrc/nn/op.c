@@ -48,3 +48,14 @@ dsb_op_copy(const dsb_op_run *run, int64_t lines, int n, dsb_slot x, int beta, d
         run->be->zero(run->stream, lines, (int)dsb_pitch(n) - n, dsb_slot_from(y, n));
     }
 }
+
+void
+dsb_op_clear_padding(const dsb_op_run *run, int rows, const dsb_shape *shape, dsb_slot y)
+{
+    int behind = (int)dsb_pitch(shape->width) - shape->width;
+
+    if (behind > 0) {
+        run->be->zero(run->stream, (int64_t)rows * dsb_pixels(shape), behind,
+                      dsb_slot_from(y, shape->width));
+    }
+}

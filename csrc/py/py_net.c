@@ -124,6 +124,7 @@ static int
 get_size(PyObject *dict, dsb_op_spec *spec)
 {
     PyObject *size = PyDict_GetItemString(dict, "size");
+    long h, w;
 
     if (size == NULL) {
         return 0;
@@ -133,9 +134,18 @@ get_size(PyObject *dict, dsb_op_spec *spec)
         PyErr_Format(PyExc_TypeError, "'size' of an op must be a list [h, w], got %R", size);
         return -1;
     }
-    spec->h = (int)PyLong_AsLong(PyList_GetItem(size, 0));
-    spec->w = (int)PyLong_AsLong(PyList_GetItem(size, 1));
-    return PyErr_Occurred() ? -1 : 0;
+    h = PyLong_AsLong(PyList_GetItem(size, 0));
+    w = PyLong_AsLong(PyList_GetItem(size, 1));
+    if (PyErr_Occurred()) {
+        return -1;
+    }
+    if (h < 1 || w < 1 || h > INT32_MAX || w > INT32_MAX) {
+        PyErr_Format(PyExc_ValueError, "'size' of an op must be two numbers from 1, got %R", size);
+        return -1;
+    }
+    spec->h = (int)h;
+    spec->w = (int)w;
+    return 0;
 }
 
 static int

@@ -244,6 +244,42 @@ scenario(dsb_bridge_config *config, int stop, float *result)
     return status;
 }
 
+/* The official convention takes a new net for every half-bridge: wherever the first step is cut short, the
+ * old one must still be there. */
+static void
+test_interrupted_renewal(void)
+{
+    dsb_net *net = NULL;
+    bool cut = false;
+
+    CHECK(build_net(DIM, &net) == DSB_OK);
+    for (int stop = 1; stop <= 12; stop++) {
+        dsb_bridge_config config = configure(net);
+        dsb_bridge *bridge = NULL;
+        int64_t done;
+        int left = stop;
+        size_t bytes = sizeof(float) * (size_t)net->plane;
+        float *before = malloc(bytes);
+
+        config.convention = DSB_OFFICIAL;
+        CHECK(dsb_bridge_create(&config, dsb_cpu_backend(), &bridge) == DSB_OK);
+        for (int h = 0; h < 2; h++) {
+            CHECK(dsb_bridge_begin(bridge, 1) == DSB_OK);
+            CHECK(dsb_bridge_run(bridge, 1, 1e9, (dsb_tick){NULL, NULL}, &done) == DSB_OK);
+        }
+        memcpy(before, bridge->learners[DSB_BACKWARD].planes[DSB_THETA], bytes);
+        CHECK(dsb_bridge_begin(bridge, 3) == DSB_OK);
+        CHECK(dsb_bridge_run(bridge, 3, 1e9, (dsb_tick){stop_at, &left}, &done) != DSB_ERR_NUMERIC);
+        CHECK((bridge->step == 0 && bridge->n_steps > 0) ==
+              (memcmp(before, bridge->learners[DSB_BACKWARD].planes[DSB_THETA], bytes) == 0));
+        cut |= bridge->step == 0 && bridge->n_steps > 0;
+        dsb_bridge_destroy(bridge);
+        free(before);
+    }
+    CHECK(cut);
+    dsb_net_destroy(net);
+}
+
 #define RESULT (5 * (STEPS + 1) * DIM + 2 * DIM)
 
 static void
@@ -474,6 +510,7 @@ main(void)
     for (int threads = 1; threads <= 3; threads++) {
         CHECK(dsb_pool_set_threads(threads) == DSB_OK);
         test_interruption();
+        test_interrupted_renewal();
     }
     test_options();
     test_conv();
