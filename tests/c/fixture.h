@@ -34,22 +34,23 @@ typedef struct variant {
 
 typedef struct image {
     dsb_slot slot;
-    int lines, c, skip; /* skip: columns of the wider image before the slice */
-    char *block,
-        *before; /* `before`: the bytes as image_remember saw them, at first those it was made of */
-    double *value; /* [lines][c], what it was made of */
+    int lines, c, skip; /* skip: columns of the wider image before the slice, and behind it */
+    char *block;        /* the wider image */
+    char *before;       /* its bytes as image_remember saw them; image_make does remember */
+    double *value;      /* [lines][c], what it was made of */
 } image;
 
 /* Random numbers up to +-scale. */
 image image_make(const variant *v, int lines, int c, double scale);
 /* float32 rows: v, dv, scales. */
 image rows_make(const variant *v, int rows, int n, double scale);
+/* Checks the foreign columns too. */
 void image_free(image *im);
 
 double image_get(const image *im, int line, int64_t column);
 /* Returns what was stored, which may be rounded. */
 double image_set(const image *im, int line, int64_t column, double value);
-double bf16_round(double value); /* to nearest, ties to even; of finite numbers */
+double bf16_round(double value); /* to nearest, ties to even */
 /* The image from line `line` on. */
 dsb_slot image_from(const image *im, int line);
 

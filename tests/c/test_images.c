@@ -361,8 +361,9 @@ check_silu(void)
     image_free(&x), image_free(&y), image_free(&slope), image_free(&one);
 }
 
+/* Where padding is added to padding, as the contract allows, the sums have to be finite: 1e30. */
 static void
-test_others(void) /* with padding whose sums are finite, where it is added */
+test_others(void)
 {
     static const int resampled[][4] = {{2, 3, 5, 3}, {1, 1, 1, 1}, {3, 4, 4, 64}, {1, 2, 7, 32}};
     static const int images[][3] = {{3, 49, 64},  {2, 5, 1},  {1, 67, 3},  {2, 130, 5}, {2, 1, 5},
