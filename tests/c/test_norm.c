@@ -170,6 +170,7 @@ test_norm(void)
         {1, 4, 512, 32, 2}, {1, 200, 16, 16, 1},
     };
 
+    draw_start();
     check_reference_norm();
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         each_variant(check_norm, shapes[i], INFINITY);
