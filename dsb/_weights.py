@@ -114,6 +114,8 @@ def _array(name: str, value: Any) -> NDArray[Any]:
     for step in ("detach", "cpu"):
         if not isinstance(value, np.ndarray) and callable(getattr(value, step, None)):
             value = getattr(value, step)()
+    if str(getattr(value, "dtype", "")) == "torch.bfloat16":  # NumPy has none; float32 holds it
+        value = value.float()
     found = array(f"weights[{name!r}]", value)
     if found.dtype.name not in DTYPES:
         raise TypeError(f"weights[{name!r}]: expected {', '.join(DTYPES)}, got {found.dtype}")
@@ -140,4 +142,5 @@ def _read(path: object) -> dict[str, NDArray[Any]]:
         names: list[str] = file.keys()
         return {name: file.get_tensor(name) for name in names}
     except (SafetensorError, TypeError) as error:
-        raise ValueError(f"{path}: not a safetensors file of weights: {error}") from None
+        advice = "; write bfloat16 as float32" if "bfloat16" in str(error) else ""
+        raise ValueError(f"{path}: not a safetensors file of weights: {error}{advice}") from None

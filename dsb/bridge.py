@@ -94,8 +94,9 @@ class Bridge(Facts):
     betas, eps : (float, float), float
         Adam's.
     precision : {"auto", "float32", "bf16x3", "bf16"}
-        Of the products in convolutions; sums, weights and all else are float32. "bf16" rounds what is
-        multiplied to bfloat16 (8 bits), "bf16x3" takes three such products in place of one (16 bits).
+        Of the products in convolutions; sums, weights, statistics, loss and optimiser are float32. "bf16"
+        rounds what is multiplied to bfloat16 (8 bits), and keeps the images inside the net so; "bf16x3"
+        takes three such products in place of one (16 bits).
         What the instruction set in use (`dsb.info()`) is not fast at is computed in float32. "auto":
         float32.
     device : {"auto", "cpu"}
@@ -414,6 +415,7 @@ class Bridge(Facts):
     def state_dict(self, direction: Direction, ema: bool = False) -> dict[str, F32]:
         """Weights of one net by name, copied; with ema=True their moving average.
 
+        A bridge made with `ema` simulates and samples with the average: that is what to hand on.
         Names and shapes are PyTorch's, and for `MLP.official()` and `UNet` those of the released code, so
         that ``model.load_state_dict({k: torch.from_numpy(v) for k, v in ...})`` works there.
         """
@@ -458,7 +460,7 @@ class Bridge(Facts):
         return _weights.load(self, which, weights, flag("strict", strict))
 
     def save_state_dict(
-        self, path: str | os.PathLike[str], direction: Direction, ema: bool = False
+        self, direction: Direction, path: str | os.PathLike[str], ema: bool = False
     ) -> None:
         """Writes `state_dict` as a safetensors file, replacing one that is there only when it is whole."""
         which = choice("direction", direction, DIRECTIONS)

@@ -248,7 +248,7 @@ def idx_images(path: str | os.PathLike[str]) -> U8:
         content = file.read()
     if content[:2] == b"\x1f\x8b":
         content = gzip.decompress(content)
-    head = np.frombuffer(content[:16], ">u4").astype(int)
-    if len(head) < 4 or head[0] != 0x803 or len(content) != 16 + head[1] * head[2] * head[3]:
+    head = np.frombuffer(content[:16].ljust(16, b"\0"), ">u4").astype(int)
+    if head[0] != 0x803 or len(content) != 16 + head[1] * head[2] * head[3]:
         raise ValueError(f"{path}: not a whole file of images in the format of MNIST (idx3-ubyte)")
     return np.frombuffer(content, np.uint8, offset=16).reshape(head[1], 1, head[2], head[3])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ._check import choice, flag, integer, real, shown
+from ._check import choice, flag, integer, real, shown, single
 from ._ops import MAX_SIDE, MAX_VECTOR, MAX_WIDTH, Size, times
 from .nn import Graph, Op, Value
 
@@ -57,7 +57,8 @@ class UNet:
     resample : {"conv", "plain"}
         "plain": D is a mean over 2 x 2 pixels and U only doubles, without weights.
     cond_channels : int
-        Channels of a second image, of the same size, that the net reads beside x.
+        Channels of a second image, of the same size, that the net reads beside x. A `Bridge` has none to
+        give yet, and refuses such a net; nor has it labels.
     classes : int, optional
         Number of labels; each has a trained vector that is added to e.
 
@@ -104,14 +105,17 @@ class UNet:
         self.blocks = integer("blocks", blocks, 1, 64)
         self.attention_resolutions: tuple[int, ...] | str
         if isinstance(attention_resolutions, str):
-            self.attention_resolutions = choice(
-                "attention_resolutions", attention_resolutions, (RELEASED,)
-            )
+            if attention_resolutions != RELEASED:
+                raise ValueError(
+                    "attention_resolutions: expected heights such as (16, 8), or the released "
+                    f"{RELEASED!r} (attention in the middle only), got {shown(attention_resolutions)}"
+                )
+            self.attention_resolutions = attention_resolutions
         else:
             self.attention_resolutions = _numbers("attention_resolutions", attention_resolutions)
         self.heads = integer("heads", heads, 1, MAX_WIDTH)
         self.scale_shift = flag("scale_shift", scale_shift)
-        self.dropout = real("dropout", dropout, least=0, below=1)
+        self.dropout = single("dropout", real("dropout", dropout, least=0, below=1), below=1)
         self.resample = choice("resample", resample, ("conv", "plain"))
         self.cond_channels = integer("cond_channels", cond_channels, 0, MAX_WIDTH)
         self.classes = None if classes is None else integer("classes", classes, 1, MAX_WIDTH)

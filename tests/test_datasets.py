@@ -188,7 +188,7 @@ def test_images_of_files(tmp_path):
     (tmp_path / "b.gz").write_bytes(gzip.compress(head + x.tobytes()))
     for name in ("a", "b.gz"):
         np.testing.assert_array_equal(dsb.datasets.idx_images(tmp_path / name), x, strict=True)
-    for wrong in (b"", head, head + x.tobytes()[:-1], b"\0" + head + x.tobytes()):
+    for wrong in (b"", b"abc", head, head + x.tobytes()[:-1], b"\0" + head + x.tobytes()):
         (tmp_path / "c").write_bytes(wrong)
         with pytest.raises(ValueError, match="c: not a whole file of images"):
             dsb.datasets.idx_images(tmp_path / "c")

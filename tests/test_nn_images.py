@@ -344,6 +344,32 @@ def test_random_net(seed):
         check_bits(net, theta, x, t, dy, rows, (1, 2, 64), precision=precision)
 
 
+def with_dropout(ops):
+    """The ops with dropout in place of each SiLU of an image."""
+    image, result = {}, []
+    for op in ops:
+        vector_made = op["op"] in ("input", "embed", "linear", "flatten", "lookup")
+        image[op["name"]] = op["op"] == "image" or (not vector_made and image[op["inputs"][0]])
+        if op["op"] == "silu" and image[op["name"]]:
+            op = {"op": "dropout", "name": op["name"], "inputs": op["inputs"], "rate": 0.3}
+        result.append(op)
+    return result
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_masks_do_not_hang_on_the_plan(seed):
+    ops, rows = with_dropout(random_net(seed)), 1 + seed % 5
+    net, _, theta, x, t, dy, _ = inputs_for(random_net(seed), rows, seed)
+    net = _core.Net(ops)
+    for precision in ("float32", *LOW):
+        for chunk in (2, 64):
+            told = {"rows": chunk, "precision": precision, "seed": 3}
+            y, grad = net.gradient(theta, x, t, dy, **told)
+            kept = net.gradient(theta, x, t, dy, keep=True, **told)
+            np.testing.assert_array_equal(y, kept[0])
+            np.testing.assert_array_equal(grad, kept[1])
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_reference_backward(seed):
     """The float64 gradients by a random tangent and a random cotangent."""

@@ -557,9 +557,13 @@ def test_bridges_that_are_refused(case):
         (lambda: dsb.UNet(multipliers=()), "multipliers: expected 1 to 12 levels, got 0"),
         (lambda: dsb.UNet(resample="avg"), "resample: expected one of 'conv', 'plain'"),
         (lambda: dsb.UNet(dropout=1.0), r"dropout: expected a number in \[0, 1\)"),
+        (lambda: dsb.UNet(dropout=1 - 1e-12), "dropout: expected a number that float32 tells"),
         (lambda: dsb.UNet(blocks=0), "blocks: .*at least 1"),
         (lambda: dsb.UNet(classes=0), "classes: .*at least 1"),
-        (lambda: dsb.UNet().build((9, 1024, 1024)), "images of up to 4194304 numbers, got 9 x 1024"),
+        (
+            lambda: dsb.UNet().build((9, 1024, 1024)),
+            "images of up to 4194304 numbers, got 9 x 1024",
+        ),
     ],
 )
 def test_nets_that_are_refused(make, message):
@@ -602,6 +606,13 @@ def test_precision_that_the_machine_has_not(monkeypatch, tmp_path):
     assert dsb.load(tmp_path / "a").settings == bridge.settings
 
 
+def test_large_images_go_by_pairs():
+    x = np.zeros((4, 1, 128, 128), np.float32)
+    x[1:] = np.linspace(-1, 1, 128)
+    net = dsb.UNet(32, (1, 1), blocks=1)
+    assert dsb.Bridge(x, net=net, batch=4, antithetic=True).microbatch == 2
+
+
 # ---- weights ----
 
 
@@ -615,7 +626,7 @@ def test_weights_move(tmp_path):
     assert other.load_state_dict("backward", weights) == ([], [])
     for name, w in other.state_dict("backward").items():
         np.testing.assert_array_equal(w, weights[name], strict=True)
-    bridge.save_state_dict(tmp_path / "ema", "backward", ema=True)
+    bridge.save_state_dict("backward", tmp_path / "ema", ema=True)
     third = small(seed=10)
     third.load_state_dict("backward", tmp_path / "ema")
     np.testing.assert_array_equal(third.sample(3, seed=0), bridge.sample(3, seed=0))
@@ -635,6 +646,9 @@ def test_weights_move_to_and_from_torch(tmp_path):
     model = TorchUNet(1, 8, 32, (1, 2), 1, heads=2, dropout=0.2).eval()
     bridge = small(output="mean")
     bridge.load_state_dict("backward", model.state_dict())
+    bridge.load_state_dict("forward", {k: v.bfloat16() for k, v in model.state_dict().items()})
+    for name, w in bridge.state_dict("forward").items():
+        np.testing.assert_array_equal(w, model.state_dict()[name].bfloat16().float().numpy())
     bridge.load_state_dict("forward", dict(model.named_parameters()))
     x = (IMAGES[:5] * np.float32(2 / 255) - 1).astype(np.float32)
     g, times = bridge.schedule.steps, bridge.schedule.times
@@ -645,7 +659,7 @@ def test_weights_move_to_and_from_torch(tmp_path):
     close(drift, expected, 1e-4)
     back = {k: torch.from_numpy(v) for k, v in bridge.state_dict("forward").items()}
     model.load_state_dict(back)
-    bridge.save_state_dict(tmp_path / "a", "forward")
+    bridge.save_state_dict("forward", tmp_path / "a")
     from safetensors.torch import load_file
 
     for name, tensor in load_file(tmp_path / "a").items():
@@ -677,7 +691,7 @@ def test_weights_that_do_not_fit(tmp_path):
     with pytest.raises(FileNotFoundError):
         bridge.load_state_dict("forward", tmp_path / "absent")
     with pytest.raises(IsADirectoryError):
-        bridge.save_state_dict(tmp_path, "forward")
+        bridge.save_state_dict("forward", tmp_path)
     assert_same(planes(bridge), before)
     zero = {k: np.zeros_like(v) for k, v in odd.items()}
     left = bridge.load_state_dict("forward", zero, strict=False)

@@ -13,6 +13,7 @@
  * and 16 rows, relative to 4: 1.03, 1, 1.00, 1.01 in float32 and 1.06, 1, 1.01, 1.02 in bf16. */
 #define IMAGE_NUMBERS (1 << 20)
 #define MAX_LANES 8
+#define SPARE ((size_t)8 << 20) /* bytes left to everybody else */
 
 /* Numbers in the largest image of a row; 0 for a net of vectors. */
 static int64_t
@@ -186,12 +187,28 @@ fits(const dsb_bridge *bridge, const dsb_bridge_config *c, size_t available, boo
     return DSB_OK;
 }
 
+/* Doubles *what, a member of c, towards `most` as long as it fits. */
+static dsb_status
+enlarge(const dsb_bridge *bridge, size_t available, dsb_bridge_config *c, int *what, int most)
+{
+    bool larger = true;
+
+    while (larger && *what < most) {
+        int now = *what;
+
+        *what = now > most / 2 ? most : 2 * now;
+        DSB_TRY(fits(bridge, c, available, &larger));
+        *what = larger ? *what : now;
+    }
+    return DSB_OK;
+}
+
 /* Makes the windows of the cache smaller, then microbatches, then the batch with its lanes, until it fits or
- * cannot; then the windows as large again as fits. */
+ * cannot; then the first two as large again as fits. */
 static dsb_status
 shrink(const dsb_bridge *bridge, size_t available, dsb_bridge_config *c, bool *answer)
 {
-    int least = c->antithetic ? 2 : 1, refresh = c->refresh;
+    int least = c->antithetic ? 2 : 1, refresh = c->refresh, microbatch = c->microbatch;
 
     DSB_TRY(fits(bridge, c, available, answer));
     while (!*answer && (c->refresh > 1 || c->microbatch > least || c->batch > least)) {
@@ -201,29 +218,27 @@ shrink(const dsb_bridge *bridge, size_t available, dsb_bridge_config *c, bool *a
             c->microbatch = c->microbatch / 2 / least * least;
         } else {
             c->batch = c->batch / 2 / least * least;
-            c->lanes = dsb_default_lanes(c->batch, c->microbatch);
+            c->lanes = dsb_default_lanes(c->batch, microbatch);
         }
         DSB_TRY(fits(bridge, c, available, answer));
     }
-    for (bool larger = *answer; larger && c->refresh < refresh;) {
-        dsb_bridge_config twice = *c;
+    if (*answer) {
+        int most = c->batch / c->lanes; /* each lane has a microbatch */
 
-        twice.refresh = c->refresh > refresh / 2 ? refresh : 2 * c->refresh;
-        DSB_TRY(fits(bridge, &twice, available, &larger));
-        if (larger) {
-            *c = twice;
-        }
+        DSB_TRY(enlarge(bridge, available, c, &c->microbatch,
+                        most < microbatch ? most / least * least : microbatch));
+        DSB_TRY(enlarge(bridge, available, c, &c->refresh, refresh));
     }
     return DSB_OK;
 }
 
-/* Appends ", name=value" where the value is another than the one asked for. */
+/* Appends ", name=value" where the value has to be given. */
 static void
-advise(char *text, size_t size, const char *name, int asked, int value)
+advise(char *text, size_t size, bool needed, const char *name, int value)
 {
     size_t n = strlen(text);
 
-    if (value != asked) {
+    if (needed) {
         snprintf(text + n, size - n, "%s%s=%d", n > 0 ? ", " : "", name, value);
     }
 }
@@ -234,7 +249,8 @@ check_memory(const dsb_bridge *bridge)
 {
     const dsb_bridge_config *asked = &bridge->config;
     dsb_bridge_config c = *asked;
-    size_t available = dsb_memory_available();
+    size_t granted = dsb_memory_available(),
+           available = granted - (granted < SPARE ? granted : SPARE);
     dsb_memory m = memory_of(asked, bridge->be, bridge->train_plan, bridge->infer_plan);
     double mib = 1.0 / (1 << 20);
     char advice[128] = "";
@@ -245,10 +261,13 @@ check_memory(const dsb_bridge *bridge)
     }
     DSB_TRY(shrink(bridge, available, &c, &answer));
     if (answer) {
-        advise(advice, sizeof advice, "batch", asked->batch, c.batch);
-        advise(advice, sizeof advice, "microbatch", asked->microbatch, c.microbatch);
-        advise(advice, sizeof advice, "lanes", asked->lanes, c.lanes);
-        advise(advice, sizeof advice, "refresh", asked->refresh, c.refresh);
+        bool odd = c.lanes != dsb_default_lanes(c.batch, c.microbatch);
+
+        advise(advice, sizeof advice, c.batch != asked->batch, "batch", c.batch);
+        advise(advice, sizeof advice, c.microbatch != asked->microbatch, "microbatch",
+               c.microbatch);
+        advise(advice, sizeof advice, odd || c.lanes != asked->lanes, "lanes", c.lanes);
+        advise(advice, sizeof advice, c.refresh != asked->refresh, "refresh", c.refresh);
     }
     return DSB_FAIL(
         DSB_ERR_MEMORY,
@@ -256,7 +275,7 @@ check_memory(const dsb_bridge *bridge)
         "activations %.0f, cache %.0f) and %.0f MiB are available; %s would %s",
         (double)m.total * mib, (double)m.planes * mib, (double)m.gradients * mib,
         (double)m.weights * mib, (double)m.activations * mib, (double)m.cache * mib,
-        (double)available * mib, answer ? advice : "a smaller net, or fewer threads,",
+        (double)granted * mib, answer ? advice : "a smaller net, or fewer threads,",
         answer ? "fit" : "need less");
 }
 
