@@ -211,7 +211,7 @@ BAD_BRIDGES = {
         (np.tile(X, (1, 500)),),
         {"refresh": 1, "batch": 2**24},
         MemoryError,
-        r"needed.*; batch=\d{3,}, .*would fit",
+        r"needed.*; batch=\d{3,}.* would fit",
     ),
 }
 
