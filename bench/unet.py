@@ -48,6 +48,7 @@ __all__ = ["QUICK", "Effort", "measure"]
 NORM = "GroupNorm and SiLU"
 WORTH_COMPILING = 1.15  # times the fastest way in float32: then AVX2 is compiled too
 NORM_REPEATS = 10
+REST = 0.3  # seconds, in which the threads of the side before stop waiting for more work
 
 
 class Bench:
@@ -112,11 +113,13 @@ class Bench:
         for i in range(place.effort.norm_rounds + 1):  # the first one compiles and is forgotten
             for half in (False, True):
                 task = f"{NORM}, {'bf16' if half else 'float32'}"
+                time.sleep(REST)
                 seconds = ours.seconds("norm_forward", arguments(**sizes, bf16=int(half)))
                 if i:
                     samples.add(Key(task, OURS, place.threads), seconds)
                 for layout, compiled in ways:
                     given = {"layout": layout, "compiled": compiled, "half": half}
+                    time.sleep(REST)
                     seconds = rival.call("norm", **given, repeats=NORM_REPEATS)
                     side = layout + (", compiled" if compiled else "")
                     if i:
