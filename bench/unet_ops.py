@@ -66,7 +66,7 @@ class Walk:
             shapes = [self._shapes[name] for name in op.get("inputs", ())]
             handler = getattr(self, f"op_{op['op']}", None)
             if handler is None:
-                raise NotImplementedError(f"no timing of {op['op']}")
+                raise ValueError(f"no timing of {op['op']}")
             self._shapes[op["name"]] = handler(op, shapes)
             parameters += self._parameters(op, shapes)
         self.parameters = parameters
