@@ -91,7 +91,8 @@ dsb_memory dsb_bridge_memory(const dsb_bridge *bridge);
 dsb_status dsb_bridge_begin(dsb_bridge *bridge, int64_t steps) DSB_MUST_CHECK;
 
 /* At most `steps` gradient steps, not beyond the half-bridge, returning at the first step boundary after
- * `seconds`. *done counts them. `tick` may stop it earlier, within a step too, which is then not taken (DSB_ERR_INTERRUPTED).
+ * `seconds`. *done counts them. `tick` may stop it earlier, within a step too, which is then not taken
+ * (DSB_ERR_INTERRUPTED).
  * On failure everything stands as after the last whole step. */
 dsb_status dsb_bridge_run(dsb_bridge *bridge, int64_t steps, double seconds, dsb_tick tick,
                           int64_t *done) DSB_MUST_CHECK;

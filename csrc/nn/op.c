@@ -41,21 +41,18 @@ dsb_op_wants_image(const dsb_net *net, const dsb_op *op, int i, const char *name
 }
 
 void
-dsb_op_copy(const dsb_op_run *run, int64_t lines, int n, dsb_slot x, int beta, dsb_slot y)
+dsb_op_clear_padding(const dsb_op_run *run, int64_t lines, int n, dsb_slot y)
 {
-    run->be->copy(run->stream, lines, n, x, beta, y);
-    if (n % DSB_PANEL != 0 && !beta) {
+    if (n % DSB_PANEL != 0) {
         run->be->zero(run->stream, lines, (int)dsb_pitch(n) - n, dsb_slot_from(y, n));
     }
 }
 
 void
-dsb_op_clear_padding(const dsb_op_run *run, int rows, const dsb_shape *shape, dsb_slot y)
+dsb_op_copy(const dsb_op_run *run, int64_t lines, int n, dsb_slot x, int beta, dsb_slot y)
 {
-    int behind = (int)dsb_pitch(shape->width) - shape->width;
-
-    if (behind > 0) {
-        run->be->zero(run->stream, (int64_t)rows * dsb_pixels(shape), behind,
-                      dsb_slot_from(y, shape->width));
+    run->be->copy(run->stream, lines, n, x, beta, y);
+    if (!beta) {
+        dsb_op_clear_padding(run, lines, n, y);
     }
 }

@@ -101,11 +101,10 @@ dsb_status dsb_net_param(dsb_net *net, const char *prefix, const char *suffix, i
 dsb_status dsb_op_wants_image(const dsb_net *net, const dsb_op *op, int i,
                               const char *name) DSB_MUST_CHECK;
 
-/* y = x (+ y) in n columns of lines that belong to y alone: clears what stands behind them. */
+/* Clears what stands behind the n columns of lines that belong to y alone. */
+void dsb_op_clear_padding(const dsb_op_run *run, int64_t lines, int n, dsb_slot y);
+/* y = x (+ y) in n columns of such lines, and nothing stands behind them. */
 void dsb_op_copy(const dsb_op_run *run, int64_t lines, int n, dsb_slot x, int beta, dsb_slot y);
-
-/* Clears what stands behind the channels of lines that belong to y alone. */
-void dsb_op_clear_padding(const dsb_op_run *run, int rows, const dsb_shape *shape, dsb_slot y);
 
 /* What a group_norm leaves for the convolution that applies it. */
 dsb_affine dsb_group_norm_affine(const dsb_op_run *run, int rows);

@@ -35,7 +35,7 @@ attention_forward(const dsb_op_run *run, const dsb_op_weights *weights, int rows
     (void)weights;
     run->be->attention(run->stream, rows, dsb_pixels(&op->shape), op->shape.width, op->spec.heads,
                        run->in[0], run->out, run->scratch);
-    dsb_op_clear_padding(run, rows, &op->shape, run->out);
+    dsb_op_clear_padding(run, (int64_t)rows * dsb_pixels(&op->shape), op->shape.width, run->out);
 }
 
 static void
@@ -50,7 +50,8 @@ attention_backward(const dsb_op_run *run, const dsb_op_weights *weights, int row
     run->be->attention_backward(run->stream, rows, dsb_pixels(&op->shape), op->shape.width,
                                 op->spec.heads, run->in[0], run->d_out, run->beta[0], run->d_in[0],
                                 run->scratch);
-    dsb_op_clear_padding(run, rows, dsb_op_input(run->net, op, 0), run->d_in[0]);
+    dsb_op_clear_padding(run, (int64_t)rows * dsb_pixels(&op->shape), 3 * op->shape.width,
+                         run->d_in[0]);
 }
 
 const dsb_op_kind dsb_op_attention = {

@@ -97,10 +97,7 @@ concat_forward(const dsb_op_run *run, const dsb_op_weights *weights, int rows)
         }
         column += width;
     }
-    if (column % DSB_PANEL != 0) {
-        run->be->zero(run->stream, lines, (int)(dsb_pitch(column) - column),
-                      dsb_slot_from(run->out, column));
-    }
+    dsb_op_clear_padding(run, lines, (int)column, run->out);
 }
 
 /* Each input's gradient is its slice of dy. */
