@@ -171,14 +171,11 @@ def check_bits(net, theta, x, t, dy, rows, chunks=(1, 7, 64), **more):
 # ---- the reference itself ----
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_reference_backward(seed):
-    """The float64 gradients by a random tangent and a random cotangent."""
-    _, net, theta, x, t, dy, _ = inputs_for(random_net(seed), 5, seed)
+def check_reference(net, theta, x, t, dy, seed, h):
+    """The float64 gradients by a random tangent, of step h, and a random cotangent."""
     rng = np.random.default_rng(seed)
     theta, x = theta.astype(np.float64), x.astype(np.float64)
     d_theta, d_x = rng.normal(size=theta.shape), rng.normal(size=x.shape)
-    h = 1e-6
     up = (net.forward(theta + h * d_theta, x + h * d_x, t) * dy).sum()
     down = (net.forward(theta - h * d_theta, x - h * d_x, t) * dy).sum()
     net.forward(theta, x, t)
@@ -186,6 +183,12 @@ def test_reference_backward(seed):
     predicted = (grad * d_theta).sum() + (dx * d_x).sum()
     size = np.abs(grad * d_theta).sum() + np.abs(dx * d_x).sum()
     assert abs((up - down) / (2.0 * h) - predicted) < 1e-5 * size
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_reference_backward(seed):
+    _, net, theta, x, t, dy, _ = inputs_for(random_net(seed), 5, seed)
+    check_reference(net, theta, x, t, dy, seed, 1e-6)
 
 
 # ---- ops ----

@@ -3,7 +3,7 @@
 import numpy as np
 import oracles
 import pytest
-from test_nn import Graph, check_bits, check_net, close, inputs_for
+from test_nn import Graph, check_bits, check_net, check_reference, close, inputs_for
 
 from dsb import _core
 
@@ -372,19 +372,8 @@ def test_masks_do_not_hang_on_the_plan(seed):
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_reference_backward(seed):
-    """The float64 gradients by a random tangent and a random cotangent."""
     _, net, theta, x, t, dy, _ = inputs_for(random_net(seed), 3, seed)
-    rng = np.random.default_rng(seed)
-    theta, x = theta.astype(np.float64), x.astype(np.float64)
-    d_theta, d_x = rng.normal(size=theta.shape), rng.normal(size=x.shape)
-    h = 1e-7
-    up = (net.forward(theta + h * d_theta, x + h * d_x, t) * dy).sum()
-    down = (net.forward(theta - h * d_theta, x - h * d_x, t) * dy).sum()
-    net.forward(theta, x, t)
-    grad, dx = net.backward(theta, dy)
-    predicted = (grad * d_theta).sum() + (dx * d_x).sum()
-    size = np.abs(grad * d_theta).sum() + np.abs(dx * d_x).sum()
-    assert abs((up - down) / (2.0 * h) - predicted) < 1e-5 * size
+    check_reference(net, theta, x, t, dy, seed, 1e-7)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
