@@ -1,0 +1,309 @@
+"""What DSB with perfect nets and infinite data gives, iteration by iteration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from .. import _core
+from .._check import F32, F64, choice, integer
+from ..gaussian import Gaussian
+from ..history import Direction
+from ..reference import OU, Brownian
+from ..schedule import Schedule
+from ._linear import GaussianCoupling, Step, gaussian, root, symmetric
+from ._problem import Problem, direction_of
+from ._reference import PATHS
+from .gaussian import GaussianBridge, leaving, process_between
+
+Objective = Literal["dsb", "simplified"]
+Covariance = Literal["reference", "posterior"]
+OBJECTIVES: tuple[Objective, ...] = ("dsb", "simplified")
+COVARIANCES: tuple[Covariance, ...] = ("reference", "posterior")
+MOST = 10_000_000
+
+
+class LinearChain(Problem):
+    """A Gaussian Markov chain X_0 .. X_N that runs in one direction by steps N(A_k x + c_k, Q_k).
+
+    Parameters
+    ----------
+    start : Gaussian
+        Where the direction starts: the law of X_0 ("forward") or of X_N ("backward").
+    maps : sequence of Step
+        Shapes ((d, d), (d,), (d, d)); maps[k] leads from X_k to X_{k+1} or back, in order of time for both
+        directions.
+    schedule : Schedule
+        As many steps.
+    direction : {"backward", "forward"}
+    reference : OU or Brownian
+        What the chain stays close to; it has no part in its law.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Shapes or numbers of steps disagree.
+    """
+
+    def __init__(
+        self,
+        start: Gaussian,
+        maps: Sequence[Step],
+        schedule: Schedule,
+        direction: Direction,
+        reference: OU | Brownian = Brownian(),  # noqa: B008 (immutable)
+    ) -> None:
+        if not isinstance(schedule, Schedule):
+            raise TypeError(f"schedule: expected a dsb.Schedule, got {type(schedule).__name__}")
+        self._process = process_between(start, start, schedule, reference, discrete=True)
+        self._start, self._direction = start, direction_of(direction)
+        self._maps = tuple(Step(*(np.asarray(part, np.float64) for part in step)) for step in maps)
+        d = start.dim
+        if len(self._maps) != schedule.N:
+            raise ValueError(
+                f"maps: expected {schedule.N}, one for each step, got {len(self._maps)}"
+            )
+        for k, step in enumerate(self._maps):
+            shapes = tuple(part.shape for part in step)
+            if shapes != ((d, d), (d,), (d, d)):
+                raise ValueError(
+                    f"maps: expected shapes ({d}, {d}), ({d},) and ({d}, {d}), got {shapes} at step {k}"
+                )
+        self._moments = moments(start, self._order())
+
+    @property
+    def direction(self) -> Direction:
+        """The direction in which the steps run."""
+        return self._direction
+
+    @property
+    def maps(self) -> tuple[Step, ...]:
+        """(A, c, Q) of every step, in order of time for both directions."""
+        return self._maps
+
+    @property
+    def start(self) -> Gaussian:
+        """The law at the end where the direction starts."""
+        return self._start
+
+    @property
+    def end(self) -> Gaussian:
+        """The law at the far end, which a half-bridge should bring close to the other end's."""
+        return gaussian(*self._moments[-1])
+
+    def marginal(self, t: float) -> Gaussian:
+        """The law of X_k, t = t_k."""
+        k = self._process.index(self._process.time(t))
+        done = k if self._direction == "forward" else len(self._maps) - k
+        return gaussian(*self._moments[done]) if done else self._start
+
+    def coupling(self) -> GaussianCoupling:
+        """The joint law of (X_0, X_N)."""
+        first = np.linalg.cholesky(self._start.cov)
+        last, noise = first, np.zeros_like(first)
+        for A, _, Q in self._order():
+            last, noise = A @ last, symmetric(A @ noise @ A.T + Q)
+        of_start = np.concatenate([first, np.zeros_like(first)], axis=1)
+        of_end = np.concatenate([last, root(noise)], axis=1)
+        means, parts = [self._start.mean, self._moments[-1][0]], [of_start, of_end]
+        if self._direction == "backward":
+            means.reverse()
+            parts.reverse()
+        return GaussianCoupling(np.concatenate(means), np.concatenate(parts))
+
+    def step(self, k: int, direction: Direction = "backward") -> Step:
+        """The law of X_{k+1} given X_k ("forward") or of X_k given X_{k+1} ("backward").
+
+        In the chain's own direction one of the maps; in the other their time reversal, by Bayes' rule.
+        """
+        k = integer("k", k, 0, len(self._maps) - 1)
+        if direction_of(direction) == self._direction:
+            return self._maps[k]
+        done = k if self._direction == "forward" else len(self._maps) - 1 - k
+        return reversal(self._maps[k], *self._moments[done], *self._moments[done + 1])
+
+    def drift(self, x: ArrayLike, t: float | ArrayLike, direction: Direction = "backward") -> F64:
+        """(step mean - x) / g_k of the step by which the direction leaves t = t_k, shape (n, d)."""
+        x, direction = self._points(x), direction_of(direction)
+        assert self.schedule is not None
+        result = np.empty_like(x)
+        for time, where in self._groups(t, len(x)):
+            k = leaving(self._process, time, direction)
+            some = x[where]
+            result[where] = (self.step(k, direction).mean(some) - some) / self.schedule.steps[k]
+        return result
+
+    def sample_paths(self, n: int, schedule: Schedule | None = None, seed: int = 0) -> F32:
+        """n paths, in order of time, drawn step by step in the chain's direction."""
+        n, times, seed = self._room(n, schedule, seed)
+        order = range(len(times)) if self._direction == "forward" else range(len(times))[::-1]
+        paths = np.empty((n, len(times), self.dim), dtype=np.float32)
+        z = _core.normals(seed, PATHS, 0, 0, n, self.dim)
+        x = z @ np.linalg.cholesky(self._start.cov).T + self._start.mean
+        paths[:, order[0]] = x
+        for number, step in enumerate(self._order(), 1):
+            x = step.draw(x, seed, number)
+            paths[:, order[number]] = x
+        return paths
+
+    def __repr__(self) -> str:
+        return f"LinearChain({self._direction}, dim={self.dim}, {self.schedule!r})"
+
+    def _order(self) -> Sequence[Step]:
+        return self._maps if self._direction == "forward" else self._maps[::-1]
+
+
+class Iterate:
+    """Both directions of DSB after iteration n.
+
+    Parameters
+    ----------
+    n : int
+    backward, forward : LinearChain
+    """
+
+    __slots__ = ("_chains", "_n")
+
+    def __init__(self, n: int, backward: LinearChain, forward: LinearChain) -> None:
+        self._n = n
+        self._chains: dict[Direction, LinearChain] = {"backward": backward, "forward": forward}
+
+    @property
+    def n(self) -> int:
+        """Number of the iteration, from 1."""
+        return self._n
+
+    def process(self, direction: Direction = "backward") -> LinearChain:
+        """The process of one direction: "backward" from the prior, "forward" from the source."""
+        return self._chains[direction_of(direction)]
+
+    def __repr__(self) -> str:
+        return f"Iterate({self._n}, {self._chains['backward']!r}, {self._chains['forward']!r})"
+
+
+class PopulationDSB:
+    r"""DSB between Gaussians as perfect nets and infinite data would do it, with the steps it has.
+
+    A half-bridge learns from the chain that it simulates, X_{k+1} given X_k ~ N(F_k x + c_k, Q_k) with
+    moments m_k, S_k, the maps of the other direction:
+
+        S_{k+1} = F_k S_k F_k^T + Q_k,   G = S_k F_k^T S_{k+1}^{-1},   h = m_k - G m_{k+1},
+        "dsb":         x -> (I + F_k (G - I)) x + F_k h,     equations (12), (13) of arXiv:2106.01357,
+        "simplified":  x -> G x + h = E[X_k given X_{k+1} = x].
+
+    Parameters
+    ----------
+    source, prior : Gaussian
+    schedule : Schedule
+    reference : OU or Brownian
+    objective : {"dsb", "simplified"}
+        What the nets regress on.
+    covariance : {"reference", "posterior"}
+        Noise of the steps that a direction simulates with: the reference's 2 g_k I, as DSB does, or
+        Cov(X_k given X_{k+1}) of the chain it learnt from. Only "simplified" with "posterior" is exact IPF
+        on the grid; with "reference" marginals are off by O(g), and the coupling drifts from iteration to
+        iteration, as each half-bridge loses a little of the reference and nothing restores it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `GaussianBridge`; a schedule is needed here.
+
+    Examples
+    --------
+    >>> problem = PopulationDSB(dsb.Gaussian([-0.1], 1), dsb.Gaussian([0.1], 1),
+    ...                         dsb.Schedule.constant(20, 1 / 40))
+    >>> problem.iterate(2).process("backward").end
+    Gaussian(mean=-0.05669, cov=a 1 x 1 matrix of trace 0.9783)
+    """
+
+    def __init__(
+        self,
+        source: Gaussian,
+        prior: Gaussian,
+        schedule: Schedule,
+        reference: OU | Brownian = Brownian(),  # noqa: B008 (immutable)
+        objective: Objective = "dsb",
+        covariance: Covariance = "reference",
+    ) -> None:
+        if not isinstance(schedule, Schedule):
+            raise TypeError(f"schedule: expected a dsb.Schedule, got {type(schedule).__name__}")
+        self._process = process_between(source, prior, schedule, reference, discrete=True)
+        self._source, self._prior = source, prior
+        self._schedule, self._reference = schedule, reference
+        self._objective = choice("objective", objective, OBJECTIVES)
+        self._covariance = choice("covariance", covariance, COVARIANCES)
+        eye, lost = np.eye(source.dim), schedule.steps * reference.precision
+        noise = 2.0 * schedule.steps
+        self._start = [
+            Step((1.0 - lost[k]) * eye, lost[k] * self._process.mean, noise[k] * eye)
+            for k in range(schedule.N)
+        ]
+        self._last: tuple[int, list[Step], list[Step]] = (0, [], self._start)
+
+    @property
+    def dim(self) -> int:
+        """Dimension d of a point."""
+        return self._source.dim
+
+    def limit(self) -> GaussianBridge:
+        """The bridge that exact IPF would converge to; DSB itself only comes near it."""
+        return GaussianBridge(self._source, self._prior, self._schedule, self._reference)
+
+    def iterate(self, n: int) -> Iterate:
+        """Both directions after iteration n = 1, 2, .., of a backward and a forward half-bridge each."""
+        n = integer("n", n, 1, MOST)
+        done, backward, forward = self._last if self._last[0] <= n else (0, [], self._start)
+        for _ in range(done, n):
+            backward = self._learnt(self._source, forward)
+            forward = self._learnt(self._prior, backward[::-1])[::-1]
+        self._last = (n, backward, forward)
+        grid = (self._schedule,)
+        return Iterate(
+            n,
+            LinearChain(self._prior, backward, *grid, "backward", self._reference),
+            LinearChain(self._source, forward, *grid, "forward", self._reference),
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"PopulationDSB({self._source!r}, {self._prior!r}, {self._schedule!r}, "
+            f"{self._reference!r}, {self._objective!r}, {self._covariance!r})"
+        )
+
+    def _learnt(self, start: Gaussian, steps: Sequence[Step]) -> list[Step]:
+        """The other direction's maps, learnt from the chain that `steps` make from `start`, in its order."""
+        known = moments(start, steps)
+        eye = np.eye(self.dim)
+        learnt = []
+        for k, step in enumerate(steps):
+            G, h, posterior = reversal(step, *known[k], *known[k + 1])
+            # Both directions' step k has the noise that the reference's step k has.
+            Q = posterior if self._covariance == "posterior" else step.Q
+            if self._objective == "dsb":
+                G, h = eye + step.A @ (G - eye), step.A @ h
+            learnt.append(Step(G, h, Q))
+        return learnt
+
+
+def moments(start: Gaussian, steps: Sequence[Step]) -> list[tuple[F64, F64]]:
+    """Mean and covariance of every state of a chain, in the order in which it runs."""
+    mean, cov = start.mean, start.cov
+    found = [(mean, cov)]
+    for A, c, Q in steps:
+        mean, cov = A @ mean + c, symmetric(A @ cov @ A.T + Q)
+        found.append((mean, cov))
+    return found
+
+
+def reversal(step: Step, mean: F64, cov: F64, next_mean: F64, next_cov: F64) -> Step:
+    """The law of the state before a step given the one behind it, by Bayes' rule."""
+    G = np.asarray(np.linalg.solve(next_cov, step.A @ cov).T, np.float64)
+    rest = (
+        np.eye(len(mean)) - G @ step.A
+    )  # both terms below are positive, unlike S_k - G S_{k+1} G^T
+    posterior = symmetric(rest @ cov @ rest.T + G @ step.Q @ G.T)
+    return Step(G, mean - G @ next_mean, posterior)
