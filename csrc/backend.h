@@ -177,6 +177,33 @@ typedef struct dsb_read_order {
     int group;
 } dsb_read_order;
 
+/* Rows x_i against columns y_j, both coordinate by coordinate: x[k * ldx + i], y[k * ldy + j].
+ * e_ij = shift_i + height_j - |x_i - y_j|^2 with the differences taken first, so that its error is relative to
+ * the distance and not to the coordinates. Leading dimensions are multiples of DSB_TRANSPORT_UNIT; what stands
+ * behind the last point is finite, and the weight of such a column is 0. */
+typedef struct dsb_transport {
+    int dim;
+    int64_t ldx, ldy;
+    const float *x, *y;
+    const float *height, *weight; /* [ldy]; weights are 0 or near 1 */
+} dsb_transport;
+
+#define DSB_TRANSPORT_UNIT 32 /* columns of a group, which a kernel takes at once */
+#define DSB_TRANSPORT_ROWS 64 /* rows of a call, at most; their first is a multiple of 4 */
+#define DSB_TRANSPORT_RUN 512 /* columns that are summed in float32; sums of runs are float64 */
+
+static inline int64_t
+dsb_transport_pitch(int64_t n)
+{
+    return (n + DSB_TRANSPORT_UNIT - 1) / DSB_TRANSPORT_UNIT * DSB_TRANSPORT_UNIT;
+}
+
+static inline int64_t
+dsb_transport_runs(int64_t ldy)
+{
+    return (ldy + DSB_TRANSPORT_RUN - 1) / DSB_TRANSPORT_RUN;
+}
+
 /* What changes from step to step: one small struct, all that a device has to be told before a recorded
  * step is replayed. */
 typedef struct dsb_step {
@@ -189,6 +216,9 @@ typedef struct dsb_adam {
     float beta1, beta2, epsilon;
     float ema; /* 0: no average is kept */
 } dsb_adam;
+
+/* What is summed over pairs of points at squared distance r2: sqrt(r2), or exp(-scale r2). */
+typedef enum dsb_pair_function { DSB_PAIR_DISTANCE, DSB_PAIR_GAUSSIAN } dsb_pair_function;
 
 typedef struct dsb_backend {
     const char *name; /* "cpu" */
@@ -319,6 +349,26 @@ typedef struct dsb_backend {
                        int64_t position, int rows, float *x, int64_t ldx, float *target,
                        int64_t ldt, float *t, float *weight, uint32_t *ids);
 
+    /* ---- entropic transport: rows first .. first + rows - 1, whose shifts are shift[0 .. rows - 1] ---- */
+    /* sum[r] = sum_j w_j exp(e_rj), |e| < 1.5e5; infinite or 0 where it is beyond float32. Only over the columns
+     * of n_groups groups of DSB_TRANSPORT_UNIT neighbours, whose numbers are in `groups`. */
+    void (*transport_sum)(dsb_stream *, const dsb_transport *t, int64_t first, int rows,
+                          const float *shift, int64_t n_groups, const int32_t *groups, double *sum);
+    /* The same over all columns, apart for each run of them: runs[r * dsb_transport_runs(ldy) + k]. */
+    void (*transport_runs)(dsb_stream *, const dsb_transport *t, int64_t first, int rows,
+                           const float *shift, double *runs);
+    /* most[r] = max of e_rj over columns with a weight. */
+    void (*transport_most)(dsb_stream *, const dsb_transport *t, int64_t first, int rows,
+                           const float *shift, float *most);
+    /* sum as above, and mean[r * n + v] = sum_j w_j exp(e_rj) values[v * ldy + j], v < n; e <= 80. */
+    void (*transport_mean)(dsb_stream *, const dsb_transport *t, int64_t first, int rows,
+                           const float *shift, int n, const float *values, double *sum,
+                           double *mean);
+    /* terms[k] = w_j exp(e_rj), j = column + k, k < n, of one row, which may be any; e <= 80. `column` is a
+     * multiple of DSB_TRANSPORT_RUN, n <= DSB_TRANSPORT_RUN a multiple of DSB_TRANSPORT_UNIT. */
+    void (*transport_terms)(dsb_stream *, const dsb_transport *t, int64_t row, float shift,
+                            int64_t column, int n, float *terms);
+
     /* ---- training ---- */
     /* sum of w |o - y|^2 over rows and columns is added to *loss (device memory);
      * d_o = 2 scale w (o - y), zero in the padding. */
@@ -335,6 +385,15 @@ typedef struct dsb_backend {
                       const float *grad, float *theta, float *m, float *v, float *ema);
     /* Number of the first entry of x [lines, n] that is NaN or infinite, or -1. */
     int64_t (*first_nonfinite)(int64_t lines, int64_t n, dsb_slot x);
+
+    /* ---- sums over pairs of points ----
+     * Points as rows [n][dim], or in panels: [ceil(n / 16)][dim][16], zero beyond n. */
+    /* The sum of f(|x_r - y_j|^2) over all rows x_r and the first `columns` points of the panels. */
+    double (*pair_sum)(dsb_stream *, dsb_pair_function f, float scale, int rows, int64_t dim,
+                       const float *x, int64_t columns, const float *panels);
+    /* out[k][i] = <u_k, x_i>, u [directions][dim]; out is written up to a multiple of 16. */
+    void (*project)(dsb_stream *, int64_t n, int64_t dim, const float *panels, int directions,
+                    const float *u, float *out, int64_t ldo);
 } dsb_backend;
 
 /* The CPU's table for the instruction set in use (see cpu/cpu.c). Never NULL. */

@@ -25,8 +25,34 @@ def memory_available() -> int: ...
 def normals(seed: int, stream: int, step: int, sample: int, rows: int, dim: int, /) -> F32: ...
 def uniforms(seed: int, stream: int, step: int, sample: int, rows: int, dim: int, /) -> F32: ...
 def permutation(seed: int, stream: int, step: int, n: int, /) -> I64: ...
+def pair_sum(x: F32, y: F32 | None, gaussian: bool, scale: float, /) -> float: ...  # y None: of x
+def sliced(x: F32, y: F32, directions: F32, p: int, /) -> F64: ...  # W_p^p along each direction
 def live_blocks() -> int: ...
 def fail_allocation(n: int, /) -> None: ...
+
+# Entropic transport between samples: the plan is a_i b_j exp(f_i + g_j - |x_i - y_j|^2 / (2 variance)).
+def sinkhorn(
+    x: F32,
+    y: F32,
+    a: F64,
+    b: F64,
+    f: F64,
+    g: F64,
+    variance: float,
+    /,
+    *,
+    first: Literal["source", "target"] = "target",  # the end that the first half step fits
+    tolerance: float = 0.0,  # 0: all half steps are done
+    most: int = 1000,
+) -> tuple[F64, F64, F64, F64, F64, Literal["source", "target"]]: ...
+
+"""f, g, errors and seconds before each half step and at last, the masses at the end not fitted, its name"""
+
+# Of the law of j at z, exp(psi_j - |z - y_j|^2 / (2 variance)): (log normaliser, mean of values); draws.
+def conditional_mean(
+    z: F32, y: F32, psi: F64, variance: float, values: F32, /
+) -> tuple[F64, F64]: ...
+def conditional_pick(z: F32, y: F32, psi: F64, variance: float, uniform: F64, /) -> I64: ...
 
 class Parameter(TypedDict):
     name: str

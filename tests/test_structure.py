@@ -17,7 +17,7 @@ MAY_INCLUDE = {  # backend.h counts as a folder of its own
     "cuda": {"base", "backend.h", "cuda"},
     "nn": {"base", "backend.h", "nn"},
     "bridge": {"base", "backend.h", "nn", "bridge"},
-    "exact": {"base", "exact"},
+    "exact": {"base", "backend.h", "exact"},
     "py": {"base", "backend.h", "cpu", "cuda", "nn", "bridge", "exact", "py"},
 }
 PYTHON = re.compile(r"Python\.h|numpy/")

@@ -67,7 +67,7 @@ dsb_bridge_sample(dsb_bridge *bridge, dsb_direction direction, int n, const doub
         process.steps = &steps;
     }
     if (status == DSB_OK) {
-        status = dsb_run_chunks(bridge->be, bridge->n_workers,
+        status = dsb_run_chunks(bridge->be->parallel, bridge->n_workers,
                                 dsb_chunks(request->n, bridge->workers[0].walker->chunk),
                                 sample_chunk, &s, &watch);
     }
@@ -149,6 +149,6 @@ dsb_bridge_drift(dsb_bridge *bridge, dsb_direction direction, int64_t n, const f
     DSB_TRY(dsb_bridge_workers(bridge));
     DSB_TRY(dsb_bridge_process(bridge, direction, &bridge->sampling, &process));
     DSB_TRY(check_times(bridge, &process, n, t));
-    return dsb_run_chunks(bridge->be, bridge->n_workers,
+    return dsb_run_chunks(bridge->be->parallel, bridge->n_workers,
                           dsb_chunks(n, bridge->workers[0].walker->chunk), drift_chunk, &d, &watch);
 }

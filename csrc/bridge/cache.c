@@ -225,7 +225,8 @@ dsb_cache_fill(dsb_cache *cache, const dsb_fill *fill, const dsb_schedule *sched
     DSB_TRY(upload_tables(cache, fill, shape->closed_form ? schedule : NULL));
     f.total =
         shape->closed_form ? dsb_cache_units(shape, fill->steps) : paths_of(shape, fill->steps);
-    DSB_TRY(dsb_run_chunks(cache->be, fill->n_walkers, dsb_chunks(f.total, fill->walkers[0]->chunk),
+    DSB_TRY(dsb_run_chunks(cache->be->parallel, fill->n_walkers,
+                           dsb_chunks(f.total, fill->walkers[0]->chunk),
                            shape->closed_form ? draw_chunk : simulate_chunk, &f, fill->watch));
     cache->filled_half_bridge = fill->half_bridge;
     cache->filled_window = fill->window;

@@ -8,7 +8,7 @@
 #ifndef DSB_BRIDGE_CACHE_H
 #define DSB_BRIDGE_CACHE_H
 
-#include "bridge/chunks.h"
+#include "base/chunks.h"
 #include "bridge/objective.h"
 
 typedef struct dsb_cache_shape {

@@ -8,7 +8,7 @@
 #ifndef DSB_BRIDGE_SAMPLER_H
 #define DSB_BRIDGE_SAMPLER_H
 
-#include "bridge/chunks.h"
+#include "base/chunks.h"
 #include "bridge/reference.h"
 #include "bridge/schedule.h"
 #include "bridge/source.h"

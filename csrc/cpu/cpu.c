@@ -35,6 +35,8 @@ typedef struct variant {
         dsb_cpu_norm_##isa(table);             \
         dsb_cpu_attention_##isa(table);        \
         dsb_cpu_image_##isa(table);            \
+        dsb_cpu_pairs_##isa(table);            \
+        dsb_cpu_transport_##isa(table);        \
     }
 
 #if defined(__x86_64__)

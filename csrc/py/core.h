@@ -27,6 +27,7 @@ typedef struct dsb_py_net {
 } dsb_py_net;
 
 extern PyType_Spec dsb_net_spec, dsb_bridge_spec;
+extern PyMethodDef dsb_metrics_methods[]; /* functions of the module, in py_metrics.c */
 
 /* Sets the exception that belongs to a failed status; returns NULL. */
 PyObject *dsb_py_raise(PyObject *module, dsb_status status);

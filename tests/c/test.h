@@ -23,5 +23,9 @@ void test_conv(void);
 /* The other kernels for images, against plain loops in float64 (test_norm.c, test_images.c). */
 void test_norm(void);
 void test_images(void);
+/* Sums over pairs of points and distances along lines, against plain loops in float64 (test_pairs.c). */
+void test_pairs(void);
+/* Entropic transport (test_exact.c). */
+void test_exact(void);
 
 #endif

@@ -516,6 +516,8 @@ main(void)
     test_conv();
     test_norm();
     test_images();
+    test_pairs();
+    test_exact();
     test_allocation();
     CHECK(dsb_alloc_live() == 0);
     printf(failures == 0 ? "all passed\n" : "%d failed\n", failures);

@@ -1,4 +1,4 @@
-#include "bridge/chunks.h"
+#include "base/chunks.h"
 
 #include "base/clock.h"
 
@@ -27,7 +27,7 @@ dsb_watch_stopped(dsb_watch *watch, int worker)
 }
 
 dsb_status
-dsb_run_chunks(const dsb_backend *be, int max_workers, int64_t n, dsb_task run, void *context,
+dsb_run_chunks(dsb_parallel parallel, int max_workers, int64_t n, dsb_task run, void *context,
                dsb_watch *watch)
 {
     call c = {run, context, 0};
@@ -37,7 +37,7 @@ dsb_run_chunks(const dsb_backend *be, int max_workers, int64_t n, dsb_task run, 
         int64_t now = n - c.first < span ? n - c.first : span;
         double start = dsb_seconds(), took;
 
-        be->parallel(max_workers, now, run_task, &c);
+        parallel(max_workers, now, run_task, &c);
         c.first += now;
         if (dsb_watch_stopped(watch, 0)) {
             return DSB_ERR_INTERRUPTED;

@@ -5,13 +5,14 @@
  * result depends on its number only. A task that takes long by itself asks the watch. Ownership: none.
  * Threads: one caller.
  */
-#ifndef DSB_BRIDGE_CHUNKS_H
-#define DSB_BRIDGE_CHUNKS_H
+#ifndef DSB_BASE_CHUNKS_H
+#define DSB_BASE_CHUNKS_H
 
 #include <stdatomic.h>
 #include <stdbool.h>
 
-#include "backend.h"
+#include "base/pool.h"
+#include "base/status.h"
 
 #define DSB_CALL_SECONDS 0.02
 
@@ -32,8 +33,11 @@ typedef struct dsb_watch {
  * hear of it. */
 bool dsb_watch_stopped(dsb_watch *watch, int worker);
 
+/* How a backend runs n tasks: dsb_pool_run, for one. */
+typedef void (*dsb_parallel)(int max_workers, int64_t n, dsb_task run, void *context);
+
 /* DSB_ERR_INTERRUPTED where the tick stopped it. */
-dsb_status dsb_run_chunks(const dsb_backend *be, int max_workers, int64_t n, dsb_task run,
+dsb_status dsb_run_chunks(dsb_parallel parallel, int max_workers, int64_t n, dsb_task run,
                           void *context, dsb_watch *watch) DSB_MUST_CHECK;
 
 #endif
