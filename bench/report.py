@@ -45,6 +45,12 @@ GOALS = {
     "unet_prediction": Goal("prediction of that memory, the worse of the two", "% off", 5, 1),
     "unet_scaling_float32": Goal("two threads over one, float32", "x", 1.7, 1.95),
     "unet_scaling_bf16": Goal("two threads over one, bfloat16", "x", 1.7, 1.95),
+    "metrics_sliced_2": Goal("sliced W of 10,000 points against POT, d = 2", "x", 5, 10),
+    "metrics_sliced_50": Goal("the same, d = 50", "x", 5, 10),
+    "metrics_energy_2": Goal("energy distance against PyTorch's fastest, d = 2", "x", 5, 10),
+    "metrics_energy_50": Goal("the same, d = 50", "x", 5, 10),
+    "metrics_mmd_2": Goal("MMD against PyTorch's fastest, d = 2", "x", 5, 10),
+    "metrics_mmd_50": Goal("the same, d = 50", "x", 5, 10),
 }
 
 

@@ -1,9 +1,9 @@
 """dsb against PyTorch, side by side in one run.
 
-    python bench/run.py [--what vectors unet] [--quick] [--threads 1 2] [--output FOLDER]
+    python bench/run.py [--what vectors unet metrics] [--quick] [--threads 1 2] [--output FOLDER]
 
-`vectors` times the two-dimensional network and the package, `unet` the network for images. Leave the machine
-alone meanwhile.
+`vectors` times the two-dimensional network and the package, `unet` the network for images, `metrics` the
+distances between samples. Leave the machine alone meanwhile.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import metrics
 import unet
 import vectors
 from machine import slug
@@ -30,7 +31,11 @@ def finish(report: Report, folder: Path, suffix: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument(
-        "--what", nargs="+", choices=["vectors", "unet"], default=["vectors"], metavar="PART"
+        "--what",
+        nargs="+",
+        choices=["vectors", "unet", "metrics"],
+        default=["vectors"],
+        metavar="PART",
     )
     parser.add_argument("--quick", action="store_true", help="a smoke test: figures mean nothing")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], metavar="N")
@@ -47,6 +52,9 @@ def main() -> None:
         effort = unet.QUICK if args.quick else unet.Effort()
         report = unet.measure(effort, args.threads, compiled=not args.no_compile)
         finish(report, args.output, "-unet" + suffix)
+    if "metrics" in args.what:
+        effort = metrics.QUICK if args.quick else metrics.Effort()
+        finish(metrics.measure(effort, args.threads), args.output, "-metrics" + suffix)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ from .schedule import Schedule
 from .unet import UNet
 
 if TYPE_CHECKING:
-    from . import datasets, metrics, nn, plot
+    from . import datasets, exact, metrics, nn, plot, reproduce
     from .checkpoint import load
 
 __version__ = "0.1.0"
@@ -52,16 +52,18 @@ __all__ = [
     "Schedule",
     "UNet",
     "datasets",
+    "exact",
     "get_num_threads",
     "info",
     "load",
     "metrics",
     "nn",
     "plot",
+    "reproduce",
     "set_num_threads",
 ]
 
-_LAZY = ("datasets", "metrics", "nn", "plot")
+_LAZY = ("datasets", "exact", "metrics", "nn", "plot", "reproduce")
 
 
 def __getattr__(name: str) -> Any:
