@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ._check import flag, integer, shown
+from ._evaluate import Evaluation, warn_of_nan
 from ._progress import Progress
 from .history import DIRECTIONS, Record
 
@@ -28,6 +29,7 @@ class Fit:
         callback: Callable[[Bridge, Record], object] | None,
         log_every: int,
         progress: bool | None,
+        evaluate: object = None,
     ) -> None:
         self.active, self.thread = False, 0
         self.bridge = bridge
@@ -40,6 +42,7 @@ class Fit:
         if callback is not None and not callable(callback):
             raise TypeError(f"callback: expected a function, got {shown(callback)}")
         self.progress = None if progress is None else flag("progress", progress)
+        self.evaluation = None if evaluate is None else Evaluation(bridge, evaluate)
 
     def __call__(self) -> None:
         core = self.bridge._core
@@ -64,7 +67,8 @@ class Fit:
     def half_bridge(self, bar: Progress) -> None:
         """The rest of one half-bridge, which is begun first if need be."""
         bridge, core = self.bridge, self.bridge._core
-        iteration, direction = core.half_bridge // 2 + 1, DIRECTIONS[core.half_bridge % 2]
+        number = core.half_bridge
+        iteration, direction = number // 2 + 1, DIRECTIONS[number % 2]
         with bridge._turn:
             if core.steps == 0:
                 bridge._collect()
@@ -78,12 +82,27 @@ class Fit:
             first = min(reported, max(step - self.log_every, 0))
             loss, norm = core.log(first)
             bar.advance(done, float(loss[-self.log_every :].mean()))
+            errors = self.measure(bar, number) if step == steps else {}
             if self.callback is not None and step == boundary:
                 new = slice(reported - first, None)
                 means = float(loss[new].mean()), float(norm[new].mean())
                 reported = step
-                record = Record(iteration, direction, step, steps, *means, step == steps)
+                record = Record(iteration, direction, step, steps, *means, step == steps, errors)
                 self.callback(bridge, record)
+
+    def measure(self, bar: Progress, number: int) -> dict[str, float]:
+        """Errors of half-bridge `number`, which has just ended; they go into its history."""
+        if self.evaluation is None:
+            return {}
+        bridge, direction = self.bridge, DIRECTIONS[number % 2]
+        bar.evaluating()
+        errors = self.evaluation(direction)
+        with bridge._in_line(), bridge._turn:
+            bridge._collect()
+            bridge._finished[number] = bridge._finished[number]._replace(errors=errors)
+        bar.evaluated(direction, errors)
+        warn_of_nan(errors, number // 2 + 1, direction)
+        return dict(errors)
 
     def run(self, steps: int) -> int:
         """Some of `steps` gradient steps, once nobody else waits for the bridge."""

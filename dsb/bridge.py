@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Literal, NoReturn
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 from numpy.typing import ArrayLike
 
@@ -20,6 +20,9 @@ from .history import DIRECTIONS, Direction, HalfBridge, History, Record, half_br
 from .nn import Graph
 from .reference import OU, Brownian
 from .schedule import Schedule
+
+if TYPE_CHECKING:
+    from ._evaluate import Evaluate
 
 
 class Bridge(Facts):
@@ -248,6 +251,7 @@ class Bridge(Facts):
         callback: Callable[[Bridge, Record], object] | None = None,
         log_every: int = 100,
         progress: bool | None = None,
+        evaluate: Evaluate | None = None,
     ) -> History:
         r"""`ipf` more iterations of iterative proportional fitting (algorithm 1 of arXiv:2106.01357).
 
@@ -273,6 +277,11 @@ class Bridge(Facts):
             Steps between two records.
         progress : bool, optional
             Whether to show a progress bar. Default: in a terminal and in a notebook.
+        evaluate : callable, problem of `dsb.exact`, array_like, pair of array_like, or dict, optional
+            How far the direction just trained is from where it should be, measured at the end of every
+            half-bridge: see Notes. The errors go into the history (`HalfBridge.errors`,
+            `History.errors`), checkpoints, the record of a callback and the progress bar. Training is the
+            same with and without, to the bit.
 
         Returns
         -------
@@ -290,9 +299,46 @@ class Bridge(Facts):
             The bridge is being fitted already, in another thread or in a callback.
         ValueError
             An argument is out of its range, the data hold NaN, or the bridge came from a checkpoint
-            without them.
+            without them; `evaluate` is of another dimension, T, reference or schedule than the bridge.
+
+        Warns
+        -----
+        UserWarning
+            An error that was measured is NaN or infinity; it is recorded as it is.
+
+        Notes
+        -----
+        What `evaluate` may be, and which errors it records:
+
+        a problem with Gaussian marginals, such as `dsb.exact.GaussianBridge`; `PopulationDSB`, `GaussianIPF`
+            "kl": sum over coordinates of KL(N(m, v) of the paths' state || the exact one), averaged over
+            the times of the schedule, and "coupling": |C - C*|_F / |C*|_F for C = Cov(X_0, X_N); from
+            10,000 paths (fewer in high dimension) with final noise, from exact draws of the problem's end.
+            Of the last two each iterate is the answer to its own half-bridge: `PopulationDSB` tells what
+            training alone has lost.
+        another problem, such as `dsb.exact.MixtureBridge`
+            "path_kl": sum_k g_k E|b - b*|^2 / 4 for the drifts b along 2,000 exact paths (of a mixture
+            forward only), and "sliced_w2" of generated points to exact ones at the end.
+        held-out samples of the source, shape (n, d) or (n, c, h, w), or a pair (source, prior)
+            "sliced_w2" of n / 2 generated points to each half of them, at the end that the direction
+            generates. In a pair a `Gaussian` may stand for samples.
+        a function of the bridge
+            Its result, a number, under its own name; or a dict of numbers by name. After a backward
+            half-bridge `bridge.half_bridge` is odd. Give its draws a seed: `bridge.sample(n, seed=0)`.
+        a dict of names and any of these
+            A number under its name, several under "name kl" and so on.
+
+        Where two exact samples can be had, the distance between them as large as the sample that was
+        measured is recorded too, as "kl_floor" and so on: an error at its floor is not seen to differ from 0.
+        An exception from a function of yours ends the call; the half-bridge is finished, without errors.
+
+        Examples
+        --------
+        >>> exact = dsb.exact.GaussianBridge(source, prior, bridge.schedule, bridge.reference)
+        >>> history = bridge.fit(ipf=5, evaluate={"exact": exact, "test": held_out})
+        >>> history.errors["exact kl"]
         """
-        run = Fit(self, ipf, steps, callback, log_every, progress)
+        run = Fit(self, ipf, steps, callback, log_every, progress, evaluate)
         try:
             _turns.begin(self, run)
             run()

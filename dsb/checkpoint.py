@@ -3,7 +3,8 @@
 Layout: one metadata entry "dsb" with JSON (settings, net, position, layout of the history, SHA-256 of
 every tensor and of the JSON itself), and tensors: planes `<direction>.theta`, `.m`, `.v`, `.ema` as the
 core lays them out, `history.loss`, `history.grad_norm`, `schedule.steps`, `reference.mean`, and for each
-end either `<end>.data` or `<end>.mean` and `<end>.cov`.
+end either `<end>.data` or `<end>.mean` and `<end>.cov`. Where errors were measured, "errors" in the
+metadata has their names for each finished half-bridge, and `history.errors` the values one behind the other.
 
 A file is input from strangers. Everything that it claims is compared with the sizes in its header, which
 safetensors has compared with the length of the file, before anything of a claimed size is made.
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 from . import _build, _core
 from ._check import Shape, path_of, shown
 from ._ends import End
+from ._evaluate import is_recorded_name
 from ._files import target_of, write
 from ._settings import PRECISIONS, Settings, clip_of, rate_of
 from .gaussian import Gaussian
@@ -91,6 +93,11 @@ def _state(
     empty = np.empty(0, np.float32)
     tensors["history.loss"] = np.concatenate([empty, *(part.loss for part in parts)])
     tensors["history.grad_norm"] = np.concatenate([empty, *(part.grad_norm for part in parts)])
+    errors = [part.errors for part in parts]
+    if any(errors):
+        tensors["history.errors"] = np.array(
+            [e for some in errors for e in some.values()], np.float64
+        )
     reference = bridge.reference
     if isinstance(reference, OU):
         tensors["reference.mean"] = reference.mean
@@ -112,6 +119,8 @@ def _state(
         "history": [len(part.loss) for part in parts],
         "ends": _save_ends(bridge._ends, data, tensors),
     }
+    if any(errors):
+        told["errors"] = [list(some) for some in errors[: position["half_bridge"]]]
     return tensors, told
 
 
@@ -331,7 +340,22 @@ def _history(
     norm = tensors.take("history.grad_norm", "float32", (sum(counts),))
     edges = np.cumsum(counts, dtype=np.int64)[:-1]
     pairs = zip(np.split(loss, edges), np.split(norm, edges), strict=True)
-    return position, [half_bridge(i, *pair) for i, pair in enumerate(pairs) if counts]
+    errors = [*_errors(tensors, told, half), {}]
+    return position, [half_bridge(i, *pair, errors[i]) for i, pair in enumerate(pairs) if counts]
+
+
+def _errors(tensors: _Tensors, told: dict[str, Any], half: int) -> list[dict[str, float]]:
+    """Those of each finished half-bridge, by name."""
+    if "errors" not in told:
+        return [{} for _ in range(half)]
+    names = _field(told, "errors", list)
+    if len(names) != half or not all(
+        isinstance(some, list) and all(map(is_recorded_name, some)) and len(set(some)) == len(some)
+        for some in names
+    ):
+        _refuse(f"its errors are not lists of names for {half} half-bridges")
+    values = iter(tensors.take("history.errors", "float64", (sum(map(len, names)),)).tolist())
+    return [dict(zip(some, values, strict=False)) for some in names]
 
 
 def _load_ends(

@@ -17,6 +17,7 @@ from ._check import F32, F64, array, choice, integer
 
 try:
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 except ImportError as error:
     raise ImportError(
         "dsb.plot needs Matplotlib: pip install schrodinger-bridge[plot]", name="matplotlib"
@@ -25,10 +26,15 @@ except ImportError as error:
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from ._convergence import Panel
     from .bridge import Bridge
+    from .exact import GaussianIPF, PopulationDSB, Problem
+    from .history import History
 
 # Okabe and Ito's colours, told apart with any colour vision and in grey.
 BACKWARD, FORWARD, LINES = "#D55E00", "#0072B2", "#7F7F7F"
+_COLOURS = {"backward": BACKWARD, "forward": FORWARD}
+_MARKERS = {"backward": "<", "forward": ">"}
 MANY = 1024  # coordinates, from which on a covariance matrix takes too long
 
 
@@ -223,6 +229,66 @@ def images(x: ArrayLike, *, columns: int = 10) -> Figure:
     return figure
 
 
+def convergence(
+    history: History | Bridge | Sequence[History | Bridge],
+    name: str | Sequence[str] | None = None,
+    *,
+    problem: Problem | None = None,
+    ipf: GaussianIPF | ArrayLike | None = None,
+    population: PopulationDSB | ArrayLike | None = None,
+    floor: float | tuple[float, float] | None = None,
+) -> Figure:
+    """Errors after every half-bridge, beside those of perfect nets and what sampling alone would show.
+
+    One panel for each error that `evaluate` of `Bridge.fit` recorded; the directions are told apart by
+    colour and marker. The vertical axis is logarithmic where errors span more than a factor of five.
+
+    Parameters
+    ----------
+    history : History, Bridge, or sequence of such
+        Several are runs of one experiment, say with other seeds: their mean is drawn, and a band from the
+        least to the greatest.
+    name : str or sequence of str, optional
+        Of one error, or of several. Default: all, without the floors.
+    problem : Problem, optional
+        What `ipf` and `population` are compared with. Default: their own limit, the exact bridge.
+    ipf : GaussianIPF or array_like, optional
+        Exact iterative proportional fitting, dotted: `dsb.exact.GaussianIPF`, for errors called "kl" and
+        "coupling" (also "exact kl" and so on), or the error `name` of each half-bridge, from the first:
+        backward ones are the first, third and so on.
+    population : PopulationDSB or array_like, optional
+        Perfect nets with infinite data at this number of steps, dashed; the same with
+        `dsb.exact.PopulationDSB`.
+    floor : float or (float, float), optional
+        Level or band that exact samples would reach. Default: what was recorded as "name_floor".
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    from ._convergence import panels
+
+    shown = panels(_histories(history), name, problem, ipf, population, floor)
+    columns = min(3, len(shown))
+    rows = -(-len(shown) // columns)
+    figure = _Figure(figsize=(0.6 + 4.0 * columns, 3.4 * rows + 0.5), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    known: dict[str, Any] = {}
+    for ax, panel in zip(axes, shown, strict=False):
+        _errors(ax, panel)
+        known |= {str(line.get_label()): line for line in ax.get_legend_handles_labels()[0]}
+    for ax in axes[len(shown) :]:
+        ax.set_axis_off()
+    figure.legend(
+        known.values(),
+        known.keys(),
+        loc="outside upper center",
+        ncols=3 if columns == 1 else 5,
+        frameon=False,
+    )
+    return figure
+
+
 def projection(points: ArrayLike, view: str = "pca") -> Projection:
     """The coordinates that the pictures show of points, shape (n, d): all of them where d is 1 or 2."""
     found = np.asarray(points, dtype=np.float64)
@@ -256,6 +322,64 @@ def _snapshots(given: Bridge | Snapshot | Sequence[Snapshot]) -> list[Snapshot]:
     if not shots or not all(isinstance(shot, Snapshot) for shot in shots):
         raise TypeError(f"bridge: expected a Bridge or snapshots of one, got {given!r:.80}")
     return shots
+
+
+def _histories(given: object) -> list[History]:
+    from .bridge import Bridge
+    from .history import History
+
+    one = isinstance(given, (History, Bridge))
+    listed: list[Any] = [given] if one or not isinstance(given, Sequence) else list(given)
+    if not listed or not all(isinstance(part, (History, Bridge)) for part in listed):
+        raise TypeError(f"history: expected a History, a Bridge, or several, got {given!r:.80}")
+    return [part.history if isinstance(part, Bridge) else part for part in listed]
+
+
+def _errors(ax: Axes, panel: Panel) -> None:
+    """One error: measured, of perfect nets, floor."""
+    for curve in panel.measured:
+        colour = _COLOURS[curve.direction]
+        ax.plot(curve.at, curve.value, _MARKERS[curve.direction] + "-", color=colour, ms=5,
+                label=curve.direction)  # fmt: skip
+        if panel.runs > 1:
+            ax.fill_between(curve.at, curve.low, curve.high, color=colour, alpha=0.2, linewidth=0)
+    theory = (("population DSB", "--", panel.population), ("exact IPF", ":", panel.ipf))
+    for label, style, curves in theory:
+        for curve in curves:
+            ax.plot(curve.at, curve.value, style, color=_COLOURS[curve.direction], lw=1.2)
+        if curves:  # in the legend once, for both directions
+            ax.plot([], [], style, color=LINES, lw=1.2, label=label)
+    for direction, (low, high) in panel.floors.items():
+        same = len(set(panel.floors.values())) == 1
+        look: dict[str, Any] = {"color": LINES if same else _COLOURS[direction], "zorder": 0}
+        if high > low:
+            ax.axhspan(low, high, alpha=0.3, linewidth=0, label="floor", **look)
+        else:
+            ax.axhline(low, lw=3, alpha=0.3, label="floor", **look)
+    _error_axis(ax, panel)
+    ax.set(xlabel="half-bridge (odd: backward, even: forward)", ylabel=panel.label or panel.name)
+    if panel.label:
+        ax.set_title(panel.name, fontsize="medium")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _error_axis(ax: Axes, panel: Panel) -> None:
+    """Logarithmic where a factor of five is spanned; then perfect nets may run out of the picture."""
+    levels = [curve.value for curve in panel.measured] + [
+        np.array(b) for b in panel.floors.values()
+    ]
+    drawn = np.concatenate(levels)
+    drawn = drawn[np.isfinite(drawn)]
+    if not drawn.size or drawn.min() <= 0 or drawn.max() < 5 * drawn.min():
+        if panel.label:  # an error, of which 0 is the least
+            ax.set_ylim(bottom=0.0)
+        return
+    ax.set_yscale("log")
+    perfect = np.concatenate([c.value for c in panel.ipf + panel.population] or [drawn])
+    perfect = perfect[np.isfinite(perfect) & (perfect > drawn.min() / 10)]
+    least = min(drawn.min(), perfect.min(initial=np.inf))
+    most = max(drawn.max(), perfect.max(initial=0.0))
+    ax.set_ylim(least / 1.5, most * 1.5)
 
 
 def _in_time(shot: Snapshot, name: str) -> F32:
