@@ -1,0 +1,152 @@
+"""The command line: dsb info, dsb reproduce."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+class _Cases(NamedTuple):
+    """An option that chooses problems of an experiment."""
+
+    option: str
+    keyword: str  # of the experiment
+    settings: dict[str, Any]  # of add_argument
+
+
+def _experiments() -> dict[str, tuple[str, list[_Cases]]]:
+    """What `dsb reproduce` offers: a line about it, and its own options."""
+    dims = {"type": int, "nargs": "+", "metavar": "D"}
+    return {
+        "gaussian": (
+            "Gaussians in d = 5, 20, 50 against the exact bridge (arXiv:2303.16852)",
+            [_Cases("--dim", "dims", dims | {"default": [5, 20, 50]})],
+        ),
+        "table2": (
+            "2-D sets, W2 to fresh samples (arXiv:2303.16852, table 2)",
+            [
+                _Cases(
+                    "--set",
+                    "sets",
+                    {
+                        "nargs": "+",
+                        "metavar": "SET",
+                        "default": ["moons", "scurve", "8gaussians", "moons-8gaussians"],
+                    },
+                )
+            ],
+        ),
+        "mixtures": (
+            "mixtures whose bridge is known, cBW2-UVP (arXiv:2306.10161, arXiv:2310.01174)",
+            [
+                _Cases("--dim", "dims", dims | {"default": [2, 16, 64]}),
+                _Cases(
+                    "--eps",
+                    "eps",
+                    {"type": float, "nargs": "+", "metavar": "E", "default": [0.1, 1.0, 10.0]},
+                ),
+            ],
+        ),
+        "singlecell": (
+            "three days of single cells, the middle one held out",
+            [
+                _Cases("--data", "data", {"metavar": "FOLDER"}),
+                _Cases("--days", "days", {"metavar": "A,B,C", "nargs": "+", "default": None}),
+                _Cases("--dim", "dim", {"type": int, "metavar": "D", "default": 5}),
+                _Cases("--scaling", "scaling", {"default": "whiten", "metavar": "whiten|mean"}),
+            ],
+        ),
+    }
+
+
+def parser() -> argparse.ArgumentParser:
+    """Of the whole command line."""
+    from . import __version__
+
+    top = argparse.ArgumentParser(prog="dsb", description="Schrödinger bridges, trained in C.")
+    top.add_argument("--version", action="version", version=f"dsb {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser("info", help="version, instruction sets, threads, memory")
+    reproduce = commands.add_parser(
+        "reproduce",
+        help="published experiments, beside exact answers and floors",
+        description="Runs a published experiment: says first what it will cost, ends with a table, a "
+        "figure and JSON with every setting. Ctrl-C keeps the finished seeds.",
+    )
+    names = reproduce.add_subparsers(dest="experiment", required=True, metavar="EXPERIMENT")
+    for name, (about, cases) in _experiments().items():
+        one = names.add_parser(name, help=about, description=about)
+        for case in cases:
+            one.add_argument(case.option, dest=case.keyword, **case.settings)
+        _common(one)
+    return top
+
+
+def _common(one: argparse.ArgumentParser) -> None:
+    one.add_argument("--seeds", type=int, metavar="K", help="seeds 0 .. K - 1 (default: protocol)")
+    one.add_argument(
+        "--row", action="append", default=[], metavar="NAME", help="only these settings; repeatable"
+    )
+    one.add_argument(
+        "--quick", action="store_true", help="a minute's budget; not the protocol, and says so"
+    )
+    one.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder of results (default reproduce-output/NAME)"
+    )
+    one.add_argument("--threads", type=int, metavar="T", help="no figure depends on it")
+    old = one.add_mutually_exclusive_group()
+    old.add_argument("--resume", action="store_true", help="keep the seeds that are there already")
+    old.add_argument("--overwrite", action="store_true", help="replace results that are there")
+    one.add_argument("--no-figure", action="store_true", help="do without Matplotlib")
+
+
+def _info(given: argparse.Namespace, command: str) -> None:
+    from ._info import info
+
+    print(info())
+
+
+def _reproduce(given: argparse.Namespace, command: str) -> None:
+    from . import reproduce
+
+    name = given.experiment
+    cases = {case.keyword: getattr(given, case.keyword) for case in _experiments()[name][1]}
+    reproduce.run(
+        name,
+        seeds=given.seeds,
+        rows=given.row,
+        quick=given.quick,
+        out=given.out,
+        threads=given.threads,
+        resume=given.resume,
+        overwrite=given.overwrite,
+        figure=not given.no_figure,
+        command=command,
+        **cases,
+    )
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace, str], None]] = {
+    "info": _info,
+    "reproduce": _reproduce,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; returns its exit status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    given = parser().parse_args(words)
+    try:
+        COMMANDS[given.command](given, shlex.join(["dsb", *words]))
+    except (OSError, ValueError, TypeError, ImportError, MemoryError) as error:
+        print(f"dsb {given.command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        kept = "; seeds that were done are kept" if given.command == "reproduce" else ""
+        print(f"dsb {given.command}: stopped{kept}", file=sys.stderr)
+        return 130
+    return 0
