@@ -1,9 +1,9 @@
 """dsb against PyTorch, side by side in one run.
 
-    python bench/run.py [--what vectors unet metrics] [--quick] [--threads 1 2] [--output FOLDER]
+    python bench/run.py [--what vectors unet metrics sinkhorn] [--quick] [--threads 1 2] [--output FOLDER]
 
 `vectors` times the two-dimensional network and the package, `unet` the network for images, `metrics` the
-distances between samples. Leave the machine alone meanwhile.
+distances between samples, `sinkhorn` entropic transport. Leave the machine alone meanwhile.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import argparse
 from pathlib import Path
 
 import metrics
+import sinkhorn
 import unet
 import vectors
 from machine import slug
@@ -33,7 +34,7 @@ def main() -> None:
     parser.add_argument(
         "--what",
         nargs="+",
-        choices=["vectors", "unet", "metrics"],
+        choices=["vectors", "unet", "metrics", "sinkhorn"],
         default=["vectors"],
         metavar="PART",
     )
@@ -55,6 +56,9 @@ def main() -> None:
     if "metrics" in args.what:
         effort = metrics.QUICK if args.quick else metrics.Effort()
         finish(metrics.measure(effort, args.threads), args.output, "-metrics" + suffix)
+    if "sinkhorn" in args.what:
+        effort = sinkhorn.QUICK if args.quick else sinkhorn.Effort()
+        finish(sinkhorn.measure(effort, args.threads), args.output, "-sinkhorn" + suffix)
 
 
 if __name__ == "__main__":

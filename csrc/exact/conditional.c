@@ -240,6 +240,29 @@ check(const dsb_columns *c, int64_t n)
     return DSB_OK;
 }
 
+/* How high and how far the columns lie. */
+static void
+measure(reading *q)
+{
+    const dsb_cloud *cloud = &q->cloud;
+    float low = INFINITY, high = -INFINITY, widest = 0.0f;
+
+    for (int64_t j = 0; j < cloud->n; j++) {
+        if (cloud->weight[j] > 0.0f) {
+            low = cloud->height[j] < low ? cloud->height[j] : low;
+            high = cloud->height[j] > high ? cloud->height[j] : high;
+        }
+    }
+    for (int64_t j = 0; j < cloud->ld * cloud->dim; j++) {
+        float size = fabsf(cloud->x[j]);
+
+        widest = size > widest ? size : widest;
+    }
+    q->top = (double)high;
+    q->most_height = fmax(fabs((double)low), fabs((double)high));
+    q->widest = (double)widest;
+}
+
 static dsb_status
 prepare(reading *q)
 {
@@ -251,18 +274,7 @@ prepare(reading *q)
     DSB_TRY(dsb_cloud_init(&q->cloud, q->be, c->n, c->dim, false));
     dsb_cloud_place(&q->cloud, c->points, c->variance);
     dsb_cloud_raise(&q->cloud, c->psi, NULL);
-    q->top = -INFINITY;
-    for (int64_t j = 0; j < c->n; j++) {
-        double height = (double)q->cloud.height[j];
-
-        for (int k = 0; k < c->dim; k++) {
-            q->widest = fmax(q->widest, fabs((double)q->cloud.x[k * q->cloud.ld + j]));
-        }
-        if (q->cloud.weight[j] > 0.0f) {
-            q->most_height = fmax(q->most_height, fabs(height));
-            q->top = fmax(q->top, height);
-        }
-    }
+    measure(q);
     DSB_TRY(q->be->alloc(sizeof *q->rows * (size_t)(q->workers + 1), &q->rows));
     for (int w = 0; w < q->workers; w++) {
         DSB_TRY(dsb_cloud_init(&q->rows[w], q->be, DSB_TRANSPORT_ROWS, c->dim, false));
