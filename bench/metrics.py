@@ -31,7 +31,7 @@ LOOSE = {"sliced": 1e-4, "energy": 2e-2, "mmd": 2e-2}  # how far values in float
 class Effort:
     """How long to measure."""
 
-    repeats: int = 9
+    repeats: int = 5
     n: int = 10_000
     dims: tuple[int, ...] = (2, 50)
     projections: int = 200

@@ -12,7 +12,7 @@ from typing import Any
 
 from .. import _core
 
-_PACKAGES = ("numpy", "scipy", "POT", "matplotlib")
+_PACKAGES = ("numpy", "POT", "matplotlib")
 
 
 def describe() -> dict[str, Any]:

@@ -10,7 +10,6 @@ import numpy as np
 
 from .. import metrics
 from .._check import F32, F64, integer, real
-from .._extras import need
 from ..bridge import Bridge
 from ..exact import MixtureBridge, sinkhorn, sinkhorn_iterates
 from ..history import Record
@@ -149,7 +148,7 @@ class Mixtures(Experiment):
         }
 
     def check(self) -> None:
-        need("scipy.linalg", "exact", "dsb reproduce mixtures")
+        """Everything it needs is a dependency of the library."""
 
     @classmethod
     def cost(cls, settings: Settings) -> Cost:
