@@ -149,7 +149,7 @@ def geomloss(x: F32, y: F32, s2: float) -> float:
         )
         return loss(first, second)
 
-    return by_difference(run, 1, 4)
+    return by_difference(run, 1, 6)
 
 
 RIVALS = {"POT, sinkhorn_log": pot, "OTT, online": ott, "GeomLoss, tensorized": geomloss}
