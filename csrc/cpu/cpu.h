@@ -1,9 +1,9 @@
 /* The CPU backend: one table of functions for each instruction set.
  *
  * Purpose: csrc/cpu/{gemm,elementwise,noise,simulate,optimise,conv,conv_weight,norm,attention,image,
- * pairs,transport}.c are compiled once for each, with -DDSB_ISA=v2, v3, v4 or aarch64, conv and conv_weight also for
- * v4bf16; conv_tile, conv_tile_pack and conv_tile_weight are one family, for amx and twin (tiles in plain C).
- * Each family exports one function that fills its entries of a table. What families share stands in headers:
+ * pairs,transport}.c are compiled once for each, with -DDSB_ISA=v2, v3, v4 or aarch64, conv and conv_weight
+ * also for v4bf16; conv_tile, conv_tile_pack and conv_tile_weight are one family, for amx and twin (tiles in
+ * plain C). Each family exports one function that fills its entries of a table. What families share stands in headers:
  * vector.h; lines.h (parts of vectors), wide.h (sums in float64), groups.h (groups of channels); conv_pad.h,
  * conv_run.h, conv_narrow.h, conv_repeat.h (convolutions by vectors); tile.h, conv_tile.h (by tiles).
  * Ownership: the tables are static. Threads: every function may be called from any thread; a change
@@ -39,7 +39,7 @@ int dsb_cpu_isas(const char *names[DSB_MAX_ISAS]);
     void dsb_cpu_norm_##isa(dsb_backend *table);        \
     void dsb_cpu_attention_##isa(dsb_backend *table);   \
     void dsb_cpu_image_##isa(dsb_backend *table);       \
-    void dsb_cpu_pairs_##isa(dsb_backend *table);          \
+    void dsb_cpu_pairs_##isa(dsb_backend *table);       \
     void dsb_cpu_transport_##isa(dsb_backend *table);
 
 #if defined(__x86_64__)

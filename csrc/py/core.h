@@ -27,7 +27,8 @@ typedef struct dsb_py_net {
 } dsb_py_net;
 
 extern PyType_Spec dsb_net_spec, dsb_bridge_spec;
-extern PyMethodDef dsb_metrics_methods[]; /* functions of the module, in py_metrics.c */
+/* Functions of the module, in py_exact.c and py_metrics.c. */
+extern PyMethodDef dsb_py_exact_methods[], dsb_py_metrics_methods[];
 
 /* Sets the exception that belongs to a failed status; returns NULL. */
 PyObject *dsb_py_raise(PyObject *module, dsb_status status);

@@ -1,7 +1,7 @@
 /* Entropic transport between samples: Sinkhorn's iteration, and what is read off a plan. */
 #define PY_ARRAY_UNIQUE_SYMBOL dsb_numpy_api
 #define NO_IMPORT_ARRAY
-#include "py/exact.h"
+#include "py/core.h"
 
 #include "base/memory.h"
 #include "exact/conditional.h"
@@ -33,11 +33,31 @@ part(const double *from, int64_t n)
     return array;
 }
 
+/* Views (x, y, a, b, f, g), the two ends side by side; 0 or -1. */
+static int
+view_samples(PyObject *module, PyObject **given, dsb_tensor *points, dsb_tensor *weight,
+             dsb_tensor *potential)
+{
+    static const char *const labels[] = {"x", "y", "a", "b", "f", "g"};
+
+    for (int e = 0; e < DSB_SIDES; e++) {
+        int64_t shape[2] = {-1, e == 0 ? -1 : points[0].shape[1]};
+
+        if (dsb_py_view(module, given[e], labels[e], DSB_FLOAT32, 2, shape, &points[e]) < 0 ||
+            dsb_py_view(module, given[2 + e], labels[2 + e], DSB_FLOAT64, 1, points[e].shape,
+                        &weight[e]) < 0 ||
+            dsb_py_view(module, given[4 + e], labels[4 + e], DSB_FLOAT64, 1, points[e].shape,
+                        &potential[e]) < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
 static PyObject *
 exact_sinkhorn(PyObject *module, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"", "", "", "", "", "", "", "first", "tolerance", "most", NULL};
-    static const char *const labels[] = {"x", "y", "a", "b", "f", "g"};
     PyObject *given[6], *out[2] = {NULL, NULL}, *result = NULL;
     dsb_tensor points[2], weight[2], potential[2];
     const char *first = "target";
@@ -53,16 +73,8 @@ exact_sinkhorn(PyObject *module, PyObject *args, PyObject *kwargs)
                                      &first, &s.tolerance, &most)) {
         return NULL;
     }
-    for (int e = 0; e < DSB_SIDES; e++) {
-        int64_t shape[2] = {-1, e == 0 ? -1 : points[0].shape[1]};
-
-        if (dsb_py_view(module, given[e], labels[e], DSB_FLOAT32, 2, shape, &points[e]) < 0 ||
-            dsb_py_view(module, given[2 + e], labels[2 + e], DSB_FLOAT64, 1, points[e].shape,
-                        &weight[e]) < 0 ||
-            dsb_py_view(module, given[4 + e], labels[4 + e], DSB_FLOAT64, 1, points[e].shape,
-                        &potential[e]) < 0) {
-            return NULL;
-        }
+    if (view_samples(module, given, points, weight, potential) < 0) {
+        return NULL;
     }
     if (most < 0 || most > INT32_MAX || (strcmp(first, "source") != 0 && strcmp(first, "target"))) {
         PyErr_SetString(PyExc_ValueError, "most must be a number of steps, first an end");

@@ -100,7 +100,7 @@ module_sliced(PyObject *module, PyObject *args)
     return array;
 }
 
-PyMethodDef dsb_metrics_methods[] = {
+PyMethodDef dsb_py_metrics_methods[] = {
     {"pair_sum", module_pair_sum, METH_VARARGS,
      "pair_sum(x, y, gaussian, scale): sum over all pairs of |x_i - y_j| or exp(-scale |.|^2)."},
     {"sliced", module_sliced, METH_VARARGS,

@@ -8,7 +8,6 @@
 #include "base/memory.h"
 #include "base/philox.h"
 #include "cpu/cpu.h"
-#include "py/exact.h"
 #include "py/run.h"
 
 PyObject *
@@ -301,7 +300,8 @@ module_exec(PyObject *module)
     dsb_status status;
 
     import_array1(-1);
-    if (PyModule_AddFunctions(module, dsb_metrics_methods) < 0) {
+    if (PyModule_AddFunctions(module, dsb_py_exact_methods) < 0 ||
+        PyModule_AddFunctions(module, dsb_py_metrics_methods) < 0) {
         return -1;
     }
     status = dsb_cpu_select(isa != NULL && isa[0] != '\0' ? isa : NULL);
@@ -315,9 +315,6 @@ module_exec(PyObject *module)
         PyExc_RuntimeError, NULL);
     if (state->device_error == NULL ||
         PyModule_AddObjectRef(module, "DeviceError", state->device_error) < 0) {
-        return -1;
-    }
-    if (PyModule_AddFunctions(module, dsb_py_exact_methods) < 0) {
         return -1;
     }
     state->net_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &dsb_net_spec, NULL);

@@ -19,6 +19,7 @@ from .plan import Half, Plan, Samples
 MOST_COST = 32768.0  # csrc/exact/cloud.h, DSB_MOST_COST
 RATIO = 0.25  # between scales, where no other is asked for
 LOOSE = 1e-2  # marginal error at which a scale above the target is left
+CHUNK = 1000  # half steps of one call of the core, which has room for the error of each
 FIRST_COST = 8.0  # largest cost over eps at the first scale
 
 
@@ -106,23 +107,17 @@ def sinkhorn(
         if not last and left < 2:  # what is left belongs to the scale that is asked for
             continue
         factor = scale / variance  # s2 f is what scales have in common
-        f, g, errors, seconds, _, _ = _core.sinkhorn(
-            samples.x,
-            samples.y,
-            samples.a,
-            samples.b,
-            f * factor,
-            g * factor,
+        f, g, steps = _fit(
+            samples,
+            (f * factor, g * factor),
             variance,
-            tolerance=tolerance if last else max(tolerance, LOOSE),
-            most=left if last else left - 1,
+            tolerance if last else max(tolerance, LOOSE),
+            left if last else left - 1,
         )
         past, scale = history[-1].seconds if history else 0.0, variance
-        history += [
-            Half(variance, float(e), past + float(s))
-            for e, s in zip(errors[1:], seconds[1:], strict=True)
-        ]
-    plan = Plan(samples, f, g, history, float(errors[-1]), bool(errors[-1] < tolerance))
+        history += [Half(variance, error, past + seconds) for error, seconds in steps]
+    error = history[-1].error
+    plan = Plan(samples, f, g, history, error, error < tolerance)
     if not plan.converged and unconverged == "raise":
         raise RuntimeError(
             f"sinkhorn: the marginal error is {plan.error:.3g} after {plan.iterations} iterations, "
@@ -182,6 +177,32 @@ def sinkhorn_iterates(
         history = [*past, Half(samples.variance, error, before + float(seconds[-1]))]
         plans.append(Plan(samples, f, g, history, error, converged=False))
     return plans
+
+
+def _fit(
+    samples: Samples, start: tuple[F64, F64], variance: float, tolerance: float, most: int
+) -> tuple[F64, F64, list[tuple[float, float]]]:
+    """Potentials after at most `most` half steps at one scale; error and seconds of each."""
+    first: Literal["source", "target"] = "target"
+    (f, g), steps = start, list[tuple[float, float]]()
+    while True:
+        past = steps[-1][1] if steps else 0.0
+        f, g, errors, seconds, _, first = _core.sinkhorn(
+            samples.x,
+            samples.y,
+            samples.a,
+            samples.b,
+            f,
+            g,
+            variance,
+            first=first,
+            tolerance=tolerance,
+            most=min(most - len(steps), CHUNK),
+        )
+        told = zip(errors[1:], seconds[1:], strict=True)
+        steps += [(float(error), past + float(second)) for error, second in told]
+        if len(steps) == most or errors[-1] < tolerance:
+            return f, g, steps
 
 
 # ---- what is asked for ----
