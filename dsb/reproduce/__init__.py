@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .._check import choice, shown
+from .._core import get_num_threads
 from .._info import set_num_threads
 from ._study import Experiment, Options, Outcome, load, study
 
@@ -69,7 +70,7 @@ def run(
     out : path-like, optional
         Folder. Default: reproduce-output/NAME.
     threads : int, optional
-        Of the core; no figure depends on it.
+        Of the core, for this run; no figure depends on it.
     resume, overwrite : bool
         Whether results that are there are gone on with, or replaced. Otherwise they are an error.
     figure : bool
@@ -106,11 +107,15 @@ def run(
         if "unexpected keyword" in str(error):
             raise TypeError(f"{name}: has no such cases: {shown(sorted(cases))}") from None
         raise
-    if threads is not None:
-        set_num_threads(threads)
     folder = Path("reproduce-output") / name if out is None else Path(out)
     many = (1 if quick else made.seeds) if seeds is None else seeds
-    return study(chosen, Options(folder, many, resume, overwrite, figure, command, say))
+    before = get_num_threads()
+    if threads is not None:
+        set_num_threads(threads)
+    try:
+        return study(chosen, Options(folder, many, resume, overwrite, figure, command, say))
+    finally:
+        set_num_threads(before)
 
 
 def again(report: dict[str, Any] | str | Path, case: str, row: str, seed: int) -> Outcome:

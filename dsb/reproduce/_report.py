@@ -157,7 +157,7 @@ def markdown(report: Report, protocol: bool = True) -> str:
             entry["case"],
             entry["row"],
             *(_cell(column, entry) or "-" for column in used),
-            str(sum("values" in one for one in entry["seeds"])),
+            _count(entry),
             *(_figure_of(one, entry["case"]) for one in others),
         ]
         for entry in report["results"]
@@ -175,6 +175,13 @@ def markdown(report: Report, protocol: bool = True) -> str:
         parts.append("Published: " + "; ".join(sources) + ".")
     parts.append(_spent(report))
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _count(entry: Entry) -> str:
+    """Of the seeds that the means are of, and of those that diverged and have no part in them."""
+    good = sum("values" in one for one in entry["seeds"])
+    failed = sum("failed" in one for one in entry["seeds"])
+    return f"{good}, {failed} FAILED" if failed else str(good)
 
 
 def _figure_of(one: Published, case: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
@@ -70,17 +71,30 @@ def bridge(source: Any, prior: Any, settings: Settings, seed: int) -> Bridge:
     )
 
 
-def train(
-    trained: Bridge, settings: Settings, after: Callable[[Bridge, Record], object] | None = None
-) -> None:
-    """All iterations; `after` is called at the end of each half-bridge."""
+def measured(
+    trained: Bridge,
+    settings: Settings,
+    after: Callable[[Bridge, Record], object],
+    last: Callable[[Bridge], dict[str, float]],
+) -> tuple[dict[str, float], dict[str, float]]:
+    """All iterations, `after` at the end of each half-bridge and `last` at the very end: what `last`
+    returns, and the seconds of "training" and of "evaluation", which is both of them."""
+    begun, evaluation = time.perf_counter(), 0.0
 
     def callback(given: Bridge, record: Record) -> None:
-        if after is not None and record.finished:
+        nonlocal evaluation
+        if record.finished:
+            start = time.perf_counter()
             after(given, record)
+            evaluation += time.perf_counter() - start
 
     told = settings["training"]
     trained.fit(told["iterations"], told["steps"], callback=callback, log_every=told["steps"])
+    trained_at = time.perf_counter()
+    training = trained_at - begun - evaluation
+    values = last(trained)
+    evaluation += time.perf_counter() - trained_at
+    return values, {"training": training, "evaluation": evaluation}
 
 
 def changed(settings: Settings, budget: Settings) -> Settings:

@@ -120,6 +120,11 @@ class Experiment(ABC):
         """What perfect nets would give, and what else is known before. May be empty."""
 
     @classmethod
+    def known_seeds(cls, settings: Settings) -> int:
+        """How many values `expected` has of each number: those of seeds 0, 1, .. where there are several."""
+        return 1
+
+    @classmethod
     def decides(cls, settings: Settings) -> str:
         """The settings on which `expected` depends: all but the nets and how they are trained."""
         kept = {name: told for name, told in settings.items() if name not in ("net", "bridge")}
@@ -218,9 +223,12 @@ def _before(experiment: Experiment, report: dict[str, Any], say: Callable[[str],
     first: dict[str, Entry] = {}
     for entry in report["results"]:
         what = experiment.decides(entry["settings"])
-        if not entry["expected"] and what in first:
+        # A report that is gone on with may be from when fewer seeds of them were asked for.
+        many = experiment.known_seeds(entry["settings"])
+        have = min(map(len, entry["expected"].values()), default=0)
+        if have < many and what in first:
             entry["expected"] = first[what]["expected"]
-        elif not entry["expected"]:
+        elif have < many:
             entry["expected"] = experiment.expected(entry["settings"])
             line = _report.expected_line(experiment.columns, entry)
             if line:
@@ -278,6 +286,7 @@ def _begun(experiment: Experiment, jobs: list[Job], path: Path, options: Options
         raise ValueError(
             f"{path}: was made by dsb {version}, this is {__version__}; choose another --out"
         )
+    old["protocol"] = experiment.about  # the same settings, perhaps in clearer words
     return old
 
 

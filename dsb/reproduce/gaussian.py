@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from .. import _core, metrics
 from .._check import F32, F64, integer
+from .._convergence import marginal_kl
 from ..bridge import Bridge
 from ..exact import GaussianBridge, PopulationDSB
 from ..gaussian import Gaussian
@@ -130,13 +130,7 @@ class GaussianExperiment(Experiment):
         ends, steps = _ends(settings), _setup.schedule(settings["schedule"])
         exact = GaussianBridge(*ends, steps, Brownian())
         found = _population(*ends, steps, settings)
-        errors = []
-        for direction in DIRECTIONS:
-            chain = found.process(direction)
-            laws = [(chain.marginal(t), exact.marginal(t)) for t in steps.times]
-            errors += [
-                _kl(law.mean, np.diag(law.cov), true.mean, np.diag(true.cov)) for law, true in laws
-            ]
+        errors = [marginal_kl(found.process(direction), exact) for direction in DIRECTIONS]
         # Mean and variance of n draws each add 1 / (2 n) a coordinate.
         floor = settings["problem"]["dim"] / settings["evaluation"]["paths"]
         return {"floor": [floor], "population": [float(np.mean(errors))]}
@@ -146,20 +140,12 @@ class GaussianExperiment(Experiment):
         drawn = Drawn(settings, seed)
         trained = drawn.bridge()
         curve: dict[str, list[float]] = {direction: [] for direction in DIRECTIONS}
-        seconds = {"evaluation": 0.0}
 
         def after(given: Bridge, record: Record) -> None:
-            start = time.perf_counter()
             error = drawn.measure(given, record.direction)
             curve[record.direction].append(1e3 * error)
-            seconds["evaluation"] += time.perf_counter() - start
 
-        begun = time.perf_counter()
-        _setup.train(trained, settings, after)
-        seconds["training"] = time.perf_counter() - begun - seconds["evaluation"]
-        begun = time.perf_counter()
-        values = drawn.values(trained)
-        seconds["evaluation"] += time.perf_counter() - begun
+        values, seconds = _setup.measured(trained, settings, after, drawn.values)
         return Outcome(values, curve, seconds, trained.settings._asdict())
 
 
@@ -272,9 +258,3 @@ def _population(source: Gaussian, prior: Gaussian, steps: Schedule, settings: Se
     objective = settings["bridge"].get("objective", "dsb")
     problem = PopulationDSB(source, prior, steps, Brownian(), objective=objective)
     return problem.iterate(settings["training"]["iterations"])
-
-
-def _kl(mean: F64, var: F64, true_mean: F64, true_var: F64) -> float:
-    """Of Gaussians with independent coordinates, in nats."""
-    ratio = var / true_var
-    return float(0.5 * np.sum(ratio - np.log(ratio) - 1.0 + (mean - true_mean) ** 2 / true_var))

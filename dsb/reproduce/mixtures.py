@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -29,6 +28,8 @@ over 1,000 X_0 with 1,000 paths each (no noise in the last step), in % of half t
 true paths, in nats. "Floor": the true conditional law, measured in the same way. What perfect nets would
 give: "exact drift": as many Euler steps with the true drift; "exact IPF": the plan between samples at
 this iteration, and "Sinkhorn": when it has converged; where the two agree the rest is the sample's.
+These three are averaged over 50 X_0 only, with 1,000 draws each, and over seeds 0 to 2, whatever the
+number of seeds that are trained.
 Protocol of the benchmark arXiv:2306.10161: two nets of about a million parameters together, batch
 1,000, 10 iterations of two half-bridges of 5,000 steps, 200 Euler steps, 5 repeats; here Adam without
 weight decay. Its figures are of OTHER mixture pairs: to be compared in order of magnitude only."""
@@ -68,6 +69,8 @@ QUICK: Settings = {
     "evaluation": {"given": 200, "each": 200, "points": 2000, "paths": 500},
 }
 
+DIMS = (2, 16, 64)
+EPS = (0.1, 1.0, 10.0)
 BLOCK = 1 << 22
 BENCHMARK = (
     "Gushchin et al., arXiv:2306.10161, and Korotin et al., arXiv:2310.01174, cBW2-UVP % on the "
@@ -111,7 +114,7 @@ class Mixtures(Experiment):
     quick_budget = QUICK
     published = PUBLISHED
     levels = ("floor", "drift")
-    everything = tuple((dim, eps) for eps in (0.1, 1.0, 10.0) for dim in (2, 16, 64))
+    everything = tuple((dim, eps) for eps in EPS for dim in DIMS)
     columns = (
         Column("cbw2", "cBW2-UVP %", 1.0, 3),
         Column("floor", "floor", 1.0, 3),
@@ -125,8 +128,8 @@ class Mixtures(Experiment):
 
     def __init__(
         self,
-        dims: Iterable[int] = (2, 16, 64),
-        eps: Iterable[float] = (0.1, 1.0, 10.0),
+        dims: Iterable[int] = DIMS,
+        eps: Iterable[float] = EPS,
         **options: Any,
     ) -> None:
         many = [integer("dim", dim, 1, 1000) for dim in dims]
@@ -174,35 +177,32 @@ class Mixtures(Experiment):
         return found._replace(
             evaluation=seconds + others.seconds,
             memory=found.memory + max(block, others.bytes, known.bytes),
-            known=known.seconds * drawn.known_few / drawn.least,
+            known=known.seconds * drawn.known_few / drawn.least * cls.known_seeds(settings),
         )
 
     @classmethod
     def expected(cls, settings: Settings) -> Known:
-        drawn = Drawn(settings, 0)
-        return drawn.known()
+        found: Known = {}
+        for seed in range(cls.known_seeds(settings)):
+            for name, value in Drawn(settings, seed).known().items():
+                found.setdefault(name, []).append(value)
+        return found
+
+    @classmethod
+    def known_seeds(cls, settings: Settings) -> int:
+        return 3
 
     @classmethod
     def run(cls, settings: Settings, seed: int) -> Outcome:
         drawn = Drawn(settings, seed)
         trained = drawn.bridge()
         curve: list[float] = []
-        evaluation = 0.0
 
         def after(given: Bridge, record: Record) -> None:
-            nonlocal evaluation
-            start = time.perf_counter()
             if record.direction == "forward":
                 curve.append(drawn.conditional(given, drawn.few))
-            evaluation += time.perf_counter() - start
 
-        begun = time.perf_counter()
-        _setup.train(trained, settings, after)
-        training = time.perf_counter() - begun - evaluation
-        begun = time.perf_counter()
-        values = drawn.values(trained)
-        evaluation += time.perf_counter() - begun
-        seconds = {"training": training, "evaluation": evaluation}
+        values, seconds = _setup.measured(trained, settings, after, drawn.values)
         return Outcome(values, {"forward": curve}, seconds, trained.settings._asdict())
 
 
@@ -273,7 +273,7 @@ class Drawn:
         n, seed = self.settings["evaluation"]["paths"], self.seeds["metric"]
         return metrics.path_kl(trained, self.pair, "forward", under=self.pair, n=n, seed=seed)
 
-    def known(self, rehearsal: bool = False) -> Known:
+    def known(self, rehearsal: bool = False) -> Values:
         """What is known without training; a rehearsal takes a small part of the time."""
         told, n = self.settings["problem"], self.least if rehearsal else self.known_few
         x, y = self.pair.coupling().sample(told["sinkhorn"], self.seeds["exact"])
@@ -283,7 +283,7 @@ class Drawn:
             plans.append(sinkhorn(x, y, self.schedule))
         judged = [self.euler, *(self.of_plan(y, plan.g) for plan in plans)]
         names = ("drift", "ipf", "sinkhorn")
-        return {name: [self.conditional(one, n)] for name, one in zip(names, judged, strict=False)}
+        return {name: self.conditional(one, n) for name, one in zip(names, judged, strict=False)}
 
     def values(self, trained: Bridge) -> Values:
         """What is measured at the end."""

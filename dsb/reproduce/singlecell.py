@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -87,8 +86,8 @@ class SingleCell(Experiment):
         self,
         data: str | os.PathLike[str] | None = None,
         days: Iterable[str] | Iterable[Iterable[int]] | None = None,
-        dim: int = 5,
-        scaling: str = "whiten",
+        dim: int = COMMON["problem"]["dim"],
+        scaling: str = COMMON["problem"]["scaling"],
         **options: Any,
     ) -> None:
         super().__init__([days_of(three) for three in (days or DAYS)], **options)
@@ -156,21 +155,11 @@ class SingleCell(Experiment):
         drawn = Drawn(settings, seed)
         trained = drawn.bridge()
         curve: dict[str, list[float]] = {"backward": [], "forward": []}
-        evaluation = 0.0
 
         def after(given: Bridge, record: Record) -> None:
-            nonlocal evaluation
-            start = time.perf_counter()
             curve[record.direction].append(drawn.sliced(drawn.middle(given, record.direction)))
-            evaluation += time.perf_counter() - start
 
-        begun = time.perf_counter()
-        _setup.train(trained, settings, after)
-        training = time.perf_counter() - begun - evaluation
-        begun = time.perf_counter()
-        values = drawn.values(trained)
-        evaluation += time.perf_counter() - begun
-        seconds = {"training": training, "evaluation": evaluation}
+        values, seconds = _setup.measured(trained, settings, after, drawn.values)
         return Outcome(values, curve, seconds, trained.settings._asdict())
 
 
