@@ -114,6 +114,57 @@ def test_gaussian_measure():
     assert 1e3 * drawn.error(paths[:, ::-1]) > 50
 
 
+class Walk:
+    """In place of a trained bridge: the steps of a Gaussian one, with noise of `noise` times the
+    variance, against time, or to ends that are dealt out anew."""
+
+    def __init__(self, exact, noise=1.0, against=False, dealt=False):
+        self.exact, self.noise, self.against, self.dealt = exact, noise, against, dealt
+
+    def paths(self, start, direction, seed, final_noise=False):
+        assert final_noise
+        rng, N = np.random.default_rng(seed), self.exact.schedule.N
+        states = [start.astype(np.float64)]
+        for k in range(N) if direction == "forward" else reversed(range(N)):
+            A, c, Q = self.exact.step(k, direction)
+            z = rng.standard_normal(start.shape) @ np.linalg.cholesky(self.noise * Q).T
+            states.append(states[-1] @ A.T + c + z)
+        if self.dealt:
+            states[-1] = rng.permutation(states[-1])
+        paths = np.stack(states, axis=1).astype(np.float32)
+        return paths[:, ::-1] if self.against else paths
+
+
+def test_gaussian_values():
+    """Of processes that are known: the bridge itself is at the floor in every column."""
+    from dsb.exact import GaussianBridge
+    from dsb.reproduce.gaussian import Drawn, _moments
+
+    budget = {"problem": {"points": 4000}, "evaluation": {"paths": 4000}}
+    made = reproduce.experiment("gaussian")
+    job = made((5,), rows=["improved"], budget=budget).jobs()[0]
+    drawn, floor = Drawn(job.settings, 0), made.expected(job.settings)["floor"][0]
+    names = ("kl", "kl_backward", "kl_forward", "kl_training", "kl_redrawn")
+    exact = drawn.values(Walk(drawn.exact))
+    sample = drawn.values(
+        Walk(GaussianBridge(*(_moments(one) for one in drawn.points.values()), drawn.schedule))
+    )
+    for found in (exact, sample):
+        assert all(0.4 * floor < found[name] < 2.4 * floor for name in names)
+        assert found["coupling"] < 0.03
+    for wrong in ({"noise": 2.0}, {"against": True}):
+        found = drawn.values(Walk(drawn.exact, **wrong))
+        assert all(found[name] > 20 * floor for name in (*names, "excess")), wrong
+    dealt = drawn.values(Walk(drawn.exact, dealt=True))
+    assert dealt["coupling"] == pytest.approx(1.0, abs=0.03)
+    for found in (exact, sample, dealt):  # what has no part of the bridge that is judged
+        assert found["kl"] == pytest.approx((found["kl_backward"] + found["kl_forward"]) / 2)
+        assert found["excess"] == pytest.approx(found["kl"] - found["exact"])
+        for name in ("exact", "perfect", "perfect_redrawn"):
+            assert 0.6 * floor < found[name] == exact[name] < 2.6 * floor
+    assert exact["exact"] < exact["perfect"] < exact["perfect_redrawn"]
+
+
 class Clock:
     """In place of a trained bridge: the states of its paths are the times at which they are."""
 
@@ -145,6 +196,49 @@ def test_time_runs_from_the_source(direction, cells):
         assert {tuple(row) for row in drawn.starts[direction]} <= {tuple(row) for row in own}
 
 
+class Cells:
+    """In place of a trained bridge of cells: paths of the entropic one, spread by noise, or against time."""
+
+    def __init__(self, drawn, noise=0.0, against=False):
+        self.exact = dsb.exact.DiscreteBridge(drawn.first, drawn.last, drawn.schedule)
+        self.noise, self.against = noise, against
+
+    def paths(self, start, direction, seed):
+        paths = self.exact.sample_paths(len(start), seed=seed)
+        z = np.random.default_rng(seed).standard_normal(paths.shape)
+        paths = (paths + self.noise * z).astype(np.float32)
+        return paths[:, ::-1] if (direction == "backward") != self.against else paths
+
+
+def test_cell_values(cells):
+    """Of processes that are known: where the held-out cells are of the bridge itself, that is at the floor
+    in every column."""
+    pytest.importorskip("ot")
+    from dsb.reproduce import singlecell
+
+    budget = BUDGETS["singlecell"] | {"evaluation": {"most": 150, "projections": 100}}
+    made = reproduce.experiment("singlecell")(cells, [(3, 4, 7)], dim=2, budget=budget)
+    drawn = singlecell.Drawn(made.jobs()[0].settings, 0)
+    law = Cells(drawn).exact.marginal(float(drawn.schedule.times[5]))
+    drawn.test, drawn.other = (law.sample(len(drawn.test), seed) for seed in (1001, 1002))
+    exact = drawn.values(Cells(drawn))
+    for key in ("w1", "w2", "sliced"):
+        for name in ("", "_forward", "_backward", "_discrete"):
+            assert 0.5 < exact[key + name] / exact[f"{key}_floor"] < 1.3, key + name
+        for name in ("first", "last"):  # the outer days are elsewhere
+            assert exact[f"{key}_{name}"] > 1.1 * exact[f"{key}_floor"]
+    assert exact["w1_floor"] == dsb.metrics.wasserstein(drawn.other, drawn.test, p=1)
+    assert exact["w2_first"] == dsb.metrics.wasserstein(drawn.starts["forward"], drawn.test)
+    assert exact["w2_last"] == dsb.metrics.wasserstein(drawn.starts["backward"], drawn.test)
+    for wrong in ({"noise": 1.0}, {"against": True}):
+        found = drawn.values(Cells(drawn, **wrong))
+        for key in ("w1", "w2", "sliced"):
+            for name in ("", "_forward", "_backward"):
+                assert found[key + name] > 1.5 * exact[key + name], (wrong, key + name)
+            for name in ("_floor", "_discrete", "_first", "_last"):
+                assert found[key + name] == exact[key + name]
+
+
 def test_days_have_their_place():
     from dsb.reproduce.singlecell import step_of
 
@@ -155,16 +249,50 @@ def test_days_have_their_place():
         step_of((0, 1, 3), 20)
 
 
-def small_set(name, iterations=1, **problem):
+def small_set(name, iterations=1, row="released", **problem):
     """What is drawn for a set of table 2 with few points."""
     from dsb.reproduce import table2
 
-    made = reproduce.experiment("table2")([name])
+    made = reproduce.experiment("table2")([name], rows=[row])
     budget = {"training": {"iterations": iterations}, "evaluation": {"points": 400}}
     settings = _setup.changed(
         made.jobs()[0].settings, budget | {"problem": {"points": 400} | problem}
     )
     return table2.Drawn(settings, 0)
+
+
+class Fresh:
+    """In place of a trained bridge of a set: other points of the judged end, spread by noise, or of the
+    end that it should leave."""
+
+    def __init__(self, drawn, noise=0.0, against=False):
+        self.drawn, self.noise, self.against = drawn, noise, against
+
+    def sample(self, x, direction, seed):
+        rng = np.random.default_rng(seed)
+        far = (direction == "forward") != self.against
+        points = self.drawn._draw(int(far), "metric", len(x))
+        return (points + self.noise * rng.standard_normal(points.shape)).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", ["moons", "moons-8gaussians"])
+def test_values_of_sets(name):
+    """Of processes whose end is known: fresh points of the set are at the floor in every column."""
+    pytest.importorskip("ot")
+    drawn = small_set(name)
+    exact, spread = drawn.values(Fresh(drawn)), drawn.test.std()
+    for key in ("", "sliced_"):
+        floor = exact[f"{key}floor"]
+        assert exact[key.strip("_") or "w2"] == pytest.approx(floor, rel=0.3)
+        assert 0 < floor < 0.5 * spread
+    assert exact["floor"] == dsb.metrics.wasserstein(drawn.fresh, drawn.test)
+    assert exact["sliced_floor"] == drawn.sliced(drawn.fresh)
+    for wrong in ({"noise": 0.5 * spread}, {"against": True}):
+        found = drawn.values(Fresh(drawn, **wrong))
+        assert found["w2"] > 1.3 * found["floor"], wrong
+        assert found["sliced"] > 1.3 * found["sliced_floor"], wrong
+        assert found["excess"] == pytest.approx((found["w2"] ** 2 - found["floor"] ** 2) ** 0.5)
+        assert all(found[name] == exact[name] for name in ("floor", "sliced_floor"))
 
 
 def test_ends_of_sets():
@@ -210,12 +338,38 @@ def test_exact_ipf_of_sets(name):
         assert (np.abs((found**power).mean(axis=0) - mean) < 5 * error).all()
 
 
+@pytest.mark.parametrize("row", ["released", "improved"])
 @pytest.mark.parametrize("name", ["moons", "moons-8gaussians"])
-def test_exact_drift_of_sets(name):
-    """Its Euler steps end in the judged end, close to what fresh points are apart."""
-    drawn = small_set(name)
+def test_exact_drift_of_sets(name, row):
+    """Its Euler steps pass through the marginals of the bridge between the points."""
+    drawn = small_set(name, row=row)
+    schedule, reference = drawn.process
+    bridge = dsb.exact.DiscreteBridge(drawn.first, drawn.last, schedule, reference)
+    forward = drawn.direction == "forward"
+    for done in (5, 10, 15):
+        t = float(schedule.times[done if forward else schedule.N - done])
+        one, other = (bridge.marginal(t).sample(400, seed=seed) for seed in (1, 2))
+        floor = dsb.metrics.sliced_wasserstein(one, other)
+        start = dsb.metrics.sliced_wasserstein(one, drawn.starts)
+        found = dsb.metrics.sliced_wasserstein(one, drawn.euler(most=done))
+        assert found < 1.2 * floor, done
+        assert done < 10 or found < 0.6 * start, done
     floor, start = drawn.sliced(drawn.fresh), drawn.sliced(drawn.starts)
-    assert drawn.sliced(drawn.euler()) < 0.25 * start + floor
+    assert drawn.sliced(drawn.euler()) < 0.12 * start + floor
+
+
+@pytest.mark.parametrize("name", ["moons", "moons-8gaussians"])
+def test_step_of_sets(name):
+    """A single step: the drift of the judged direction at the start, and noise of variance 2 g."""
+    drawn = small_set(name)
+    schedule, reference = drawn.process
+    bridge = dsb.exact.DiscreteBridge(drawn.first, drawn.last, schedule, reference)
+    forward = drawn.direction == "forward"
+    g, t = (schedule.steps[0], 0.0) if forward else (schedule.steps[-1], schedule.T)
+    x = drawn.starts.astype(np.float64)
+    z = (drawn.euler(most=1) - x - g * bridge.drift(x, t, drawn.direction)) / np.sqrt(2 * g)
+    assert abs(z.mean()) < 5 / z.size**0.5
+    assert (z**2).mean() == pytest.approx(1.0, abs=5 * (2 / z.size) ** 0.5)
 
 
 def test_known_of_mixtures():
@@ -243,6 +397,100 @@ def test_known_of_mixtures():
     assert drawn.conditional(drawn.of_plan(y, 0 * plan.g), 50) > floor + 3.0
     drawn.settings["problem"]["eps"] = 2.0
     assert drawn.conditional(drawn.of_plan(y, plan.g), 50) > floor + 2.0
+
+
+class Pair:
+    """In place of a trained bridge of mixtures: the pair itself, with a forward drift that is off by a
+    constant, noise on its ends, or against time. Its backward drift is wrong, and so are its ends with
+    noise in the last step."""
+
+    def __init__(self, pair, off=0.0, noise=0.0, against=False):
+        self.pair, self.off, self.noise, self.against = pair, off, noise, against
+        self.dim, self.schedule, self.T = pair.dim, pair.schedule, pair.T
+        self.sample_paths = pair.sample_paths
+
+    def drift(self, x, t, direction):
+        sign = -1.0 if self.against else 1.0
+        off = self.off if direction == "forward" else 7.0
+        return sign * self.pair.drift(x, t, direction) + off
+
+    def sample_conditional(self, x0, m, seed):
+        z = np.random.default_rng(seed).standard_normal((len(x0), m, self.dim))
+        ends = np.repeat(x0[:, None], m, axis=1)
+        if not self.against:
+            ends = self.pair.sample_conditional(x0, m, seed)
+        return ends + np.float32(self.noise) * z
+
+    def sample(self, x, direction, seed, final_noise):
+        ends = self.sample_conditional(x, 1, seed)[:, 0] if direction == "forward" else x
+        return (ends + 5.0 * final_noise).astype(np.float32)
+
+
+def small_mixture(N=10, **evaluation):
+    """What is drawn for a pair in the plane with few points."""
+    from dsb.reproduce import mixtures
+
+    made = reproduce.experiment("mixtures")([2], [1.0], rows=["improved"])
+    told = {"given": 50, "each": 500, "points": 4000, "paths": 200} | evaluation
+    budget = {
+        "problem": {"points": 500, "sinkhorn": 500},
+        "schedule": {"N": N},
+        "evaluation": told,
+    }
+    return mixtures.Drawn(_setup.changed(made.jobs()[0].settings, budget), 0)
+
+
+@pytest.mark.parametrize("final_noise", [False, True])
+def test_mixture_values(final_noise):
+    """Of processes that are known: the pair itself is at the floor in every column."""
+    drawn = small_mixture(final_noise=final_noise)
+    exact = drawn.values(Pair(drawn.pair))
+    assert 0.05 < exact["floor"] == exact["cbw2"] < 0.3
+    assert exact["kl"] == 0.0
+    assert exact["bw2_floor"] < 0.4
+    assert (exact["bw2"] > 100) if final_noise else (exact["bw2"] < 0.4)
+    for wrong in ({"noise": 1.5, "off": 2.0}, {"against": True}):
+        found = drawn.values(Pair(drawn.pair, **wrong))
+        assert found["cbw2"] > 4 * exact["floor"], wrong
+        assert found["bw2"] > 4 * exact["bw2_floor"], wrong
+        assert found["kl"] > 0.5, wrong
+        assert all(found[name] == exact[name] for name in ("floor", "bw2_floor"))
+
+
+@pytest.mark.parametrize("final_noise", [False, True])
+def test_noise_of_the_last_step(final_noise, monkeypatch):
+    """Of mixtures the settings decide on it, for conditional laws and for ends alike."""
+    drawn, told = small_mixture(final_noise=final_noise, paths=2, given=2), []
+    sample = dsb.Bridge.sample
+
+    def recorded(self, *arguments, **options):
+        told.append(options["final_noise"])
+        return sample(self, *arguments, **options)
+
+    monkeypatch.setattr(dsb.Bridge, "sample", recorded)
+    drawn.values(drawn.bridge())
+    assert len(told) >= 2
+    assert set(told) == {final_noise}
+
+
+@pytest.mark.parametrize("final_noise", [False, True])
+def test_step_of_mixtures(final_noise):
+    """A single step: the true forward drift at the start, and noise of variance 2 g where there is any."""
+    drawn = small_mixture(N=1, final_noise=final_noise)
+    x0 = drawn.pair.source.sample(20, 1)
+    g = drawn.schedule.T
+    mean = x0 + g * drawn.pair.drift(x0, 0.0, "forward")
+    z = (drawn.euler(x0, 500, 1) - mean[:, None]) / np.sqrt(2 * g)
+    assert abs(z.mean()) < 5 / z.size**0.5
+    assert (z**2).mean() == pytest.approx(float(final_noise), abs=5 * (2 / z.size) ** 0.5)
+
+
+@pytest.mark.parametrize("off", [0.0, 1.0, 3.0])
+def test_path_kl_of_mixtures(off):
+    """Forward drifts that differ by a constant c are T |c|^2 / 4 apart; of the others nothing is asked."""
+    drawn = small_mixture()
+    found = drawn.path_kl(Pair(drawn.pair, off=off))
+    assert found == pytest.approx(drawn.schedule.T * 2 * off**2 / 4, rel=1e-5)
 
 
 def test_figure_compares_like_with_like():

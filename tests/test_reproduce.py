@@ -216,6 +216,25 @@ def test_stopped_and_resumed(tmp_path, monkeypatch, reports):
     assert len(tiny("gaussian", tmp_path, overwrite=True, seeds=1)["results"][0]["seeds"]) == 1
 
 
+def test_resume_completes_what_is_known(tmp_path, reports):
+    """Seeds of the exact answers that a report has not are added, and those that it has stay."""
+    whole = reports("mixtures")[0]["results"][0]["expected"]
+    assert {name: len(values) for name, values in whole.items()} == dict.fromkeys(whole, 3)
+    assert len(set(whole["drift"])) == 3
+    tiny("mixtures", tmp_path, seeds=1)
+    (path,) = tmp_path.glob("*.json")
+    report = reproduce.load(path)
+    for entry in report["results"]:
+        entry["expected"] = {name: values[:1] for name, values in entry["expected"].items()}
+    path.write_text(json.dumps(report))
+    values = [one["values"] for entry in report["results"] for one in entry["seeds"]]
+    report = tiny("mixtures", tmp_path, seeds=1, resume=True)
+    assert report["results"][0]["expected"] == whole
+    assert values == [one["values"] for entry in report["results"] for one in entry["seeds"]]
+    head, rows = numbers(path.with_suffix(".md").read_text())
+    assert all("±" in row[head.index("exact drift")] for row in rows)
+
+
 def test_resume_refuses_other_settings(tmp_path):
     tiny("gaussian", tmp_path, seeds=1)
     (path,) = tmp_path.glob("*.json")
@@ -251,7 +270,7 @@ def test_a_seed_that_diverges_is_seen(how, tmp_path, monkeypatch):
     assert entry["summary"]["kl"]["mean"] == entry["seeds"][0]["values"]["kl"]
     text = next(tmp_path.glob("*.md")).read_text()
     head, (row,) = numbers(text)
-    assert row[head.index("seeds")] == "1"
+    assert row[head.index("seeds")] == "1, 1 FAILED"
     assert "±" not in row[head.index("KL x 1e3")]
     assert "seed 1: FAILED, " + ("step 7" if how == "raises" else "kl is nan") in text
 
@@ -272,8 +291,10 @@ def test_command(tmp_path, monkeypatch, capsys):
     words = ["reproduce", "gaussian", "--dim", "2", "3", "--quick", "--row", "improved"]
     words += ["--out", str(tmp_path / "new"), "--threads", "1", "--no-figure"]
     before = dsb.get_num_threads()
+    dsb.set_num_threads(2)
     try:
         assert cli.main(words) == 0
+        assert dsb.get_num_threads() == 2  # the option is of the run alone
     finally:
         dsb.set_num_threads(before)
     out = capsys.readouterr().out
@@ -290,6 +311,17 @@ def test_command(tmp_path, monkeypatch, capsys):
     assert not path.with_suffix(".png").exists()
     assert cli.main(words) == 1
     assert "holds results already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", reproduce.NAMES)
+def test_command_asks_for_everything(name, monkeypatch, tmp_path):
+    """Without options, the cases are those of the experiment's own defaults."""
+    made, found = reproduce.experiment(name), []
+    monkeypatch.setenv("DSB_DATA", str(tmp_path))
+    (tmp_path / "single-cell").mkdir()
+    monkeypatch.setattr(reproduce, "study", lambda chosen, options: found.append(chosen.cases))
+    assert cli.main(["reproduce", name]) == 0
+    assert found == [made.everything]
 
 
 @pytest.mark.parametrize(
