@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -303,7 +304,9 @@ def _panel(ax: Any, case: str, report: Report) -> None:
                 ax.fill_between(
                     at, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.15, lw=0
                 )
-    for (label, level), colour in zip(_levels(report, entries).items(), LEVELS, strict=False):
+    for (label, level), colour in zip(
+        _levels(report, entries).items(), cycle(LEVELS), strict=False
+    ):
         ax.axhline(level, color=colour, lw=1, label=label)
     ax.set(xlabel="IPF iteration", title=case, yscale="log")
     ax.xaxis.get_major_locator().set_params(integer=True)
@@ -315,16 +318,15 @@ def _levels(report: Report, entries: Sequence[Entry]) -> dict[str, float]:
     columns = {column["key"]: Column(**column) for column in report["columns"]}
     for key in report.get("levels", ()):
         column = columns[key]
-        values = [
-            one["values"][key]
-            for e in entries
-            for one in e["seeds"]
-            if key in one.get("values", {})
-        ]
+        means: dict[str, float] = {}
         for entry in entries:
-            values += entry["expected"].get(key, [])
-        if values:
-            found[column.head] = column.scale * float(np.mean(values))
+            drawn = [one["values"][key] for one in entry["seeds"] if key in one.get("values", {})]
+            if values := drawn + list(entry["expected"].get(key, [])):
+                means[entry["row"]] = column.scale * float(np.mean(values))
+        if len(set(means.values())) == 1:
+            found[column.head] = next(iter(means.values()))
+        else:  # settings may change what is known, too
+            found |= {f"{column.head}, {row}": mean for row, mean in means.items()}
     for told in report["published"] if report["published in figure"] else ():
         if entries[0]["case"] in told["values"]:
             found[told["head"] or told["method"]] = told["values"][entries[0]["case"]]

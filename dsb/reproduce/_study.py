@@ -159,7 +159,10 @@ def study(experiment: Experiment, options: Options) -> dict[str, Any]:
     path = options.out / f"{experiment.label}.json"
     jobs = experiment.jobs()
     report = _begun(experiment, jobs, path, options)
-    options.out.mkdir(parents=True, exist_ok=True)
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"out: cannot make the folder {options.out}: {error.strerror}") from None
     say = options.say
     say(_report.heading(experiment, report))
     todo = _todo(report, options.seeds)
@@ -353,6 +356,8 @@ def load(path: Path | str) -> dict[str, Any]:
     """A report that `study` wrote; ValueError where it is none."""
     try:
         found = json.loads(Path(path).read_text())
+        if not isinstance(found, dict):
+            raise ValueError(f"a JSON {type(found).__name__}")
         if found["format"] != FORMAT:
             raise ValueError(f"format {found['format']!r}")
     except (ValueError, KeyError, TypeError) as error:
