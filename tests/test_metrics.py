@@ -571,7 +571,7 @@ NAN = np.where(np.arange(40).reshape(20, 2) == 5, np.nan, X)
         ),
         (lambda m: m.mode_coverage(X, X[:3]), ValueError, "radius: expected a number"),
         (lambda m: m.mode_coverage(X, X[:3], -1), ValueError, "radius: expected"),
-        (lambda m: m.mode_coverage(X, X[:3], 1, weights=[1, 1, 1]), ValueError, "sum 1, got sum 3"),
+        (lambda m: m.mode_coverage(X, X[:3], 1, weights=[1, 1, 1]), ValueError, "sum 1, got the sum 3"),
         (
             lambda m: m.mode_coverage(X, X[:3], 1, weights=[1]),
             ValueError,

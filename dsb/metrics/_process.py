@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from .._build import mixed
 from .._check import F32, F64, array, choice, described, shown
-from ..history import DIRECTIONS, Direction
+from ..history import Direction
 from ..schedule import Schedule
 from ._samples import samples
 
@@ -95,11 +95,6 @@ def schedule_of(given: Schedule | None, *processes: Process) -> Schedule:
                 f"{process.name}: expected T = {found.T:g}, that of the schedule, got {T:g}"
             )
     return found
-
-
-def direction_of(value: object) -> Direction:
-    """A direction, checked."""
-    return choice("direction", value, DIRECTIONS)
 
 
 def same_dimension(one: Process, other: Process) -> None:

@@ -12,10 +12,13 @@ from .. import _core
 from .._build import mixed
 from .._check import F32, choice, flag, integer, real
 from .._extras import need
+from ..gaussian import USER_STREAM
 from ._kind import kind
 from ._samples import DRAWS, Comparable, Source, comparable, draw_both
 
-_STREAM = 9 | 255 << 8  # csrc/base/philox.h, DSB_STREAM_USER, apart from the data sets
+# First word of the Philox counter: the metrics have 192 to 255 above the low byte, as told in
+# exact/_reference.py.
+_DIRECTIONS = USER_STREAM | 255 << 8
 _HEURISTIC = 1000  # points of which the median distance is taken
 _RESOLVED = 1e-5  # of the spread: below that float32 does not tell points apart
 
@@ -148,7 +151,7 @@ def _root(unit: float, cost: float, p: int) -> float:
 
 def directions(seed: int, count: int, dim: int) -> F32:
     """Uniform on the unit sphere of R^dim, shape (count, dim)."""
-    normals = _core.normals(seed, _STREAM, 0, 0, count, dim)
+    normals = _core.normals(seed, _DIRECTIONS, 0, 0, count, dim)
     lengths = np.linalg.norm(normals, axis=1, keepdims=True)
     return np.ascontiguousarray(normals / lengths, np.float32)
 

@@ -49,9 +49,13 @@ def kl_of_variances(name: str, x: Points, mean: F64, var: F64) -> float:
         raise ValueError(
             f"{name}: expected samples that differ in every column, column {flat[0]} is constant"
         )
-    shift = x.mean(axis=0, dtype=np.float64) - mean
-    ratio = found / var
-    return float(np.sum(ratio - 1.0 - np.log(ratio) + shift**2 / var) / 2.0)
+    return diagonal_kl(x.mean(axis=0, dtype=np.float64), found, mean, var)
+
+
+def diagonal_kl(m: F64, v: F64, mean: F64, var: F64) -> float:
+    """sum_i KL(N(m_i, v_i) | N(mean_i, var_i))."""
+    ratio = v / var
+    return float(np.sum(ratio - 1.0 - np.log(ratio) + (m - mean) ** 2 / var) / 2.0)
 
 
 @kind("law")

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._check import F64, array, described, real
+from .._check import F64, real
+from ..exact.laws import probabilities
 from ._samples import DRAWS, Points, Source, checked, draw, samples
 
 
@@ -91,18 +92,12 @@ def _modes(centres: Any, radius: object, weights: Any) -> tuple[F64, float, F64]
             )
     expected = np.full(len(places), 1.0 / len(places))
     if weights is not None:
-        given = array("weights", weights)
-        if given.dtype.kind not in "fiu" or given.shape != expected.shape:
+        given = probabilities("weights", weights)
+        if given.shape != expected.shape:
             raise ValueError(
-                f"weights: expected shape {expected.shape}, one for each centre, got "
-                f"{described(given, weights)}"
+                f"weights: expected shape {expected.shape}, one for each centre, got {given.shape}"
             )
-        expected = given.astype(np.float64)
-        if not (expected >= 0).all() or abs(expected.sum() - 1.0) > 1e-6:
-            raise ValueError(
-                f"weights: expected nonnegative numbers with sum 1, got sum {expected.sum():g} "
-                f"and least {expected.min():g}"
-            )
+        expected = given
     return places, real("radius", radius, above=0), expected
 
 

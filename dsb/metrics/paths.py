@@ -10,13 +10,13 @@ from numpy.typing import ArrayLike
 
 from .._build import mixed
 from .._check import F32, F64, choice, flag
+from ..exact._problem import direction_of
 from ..history import Direction
 from ..schedule import Schedule
 from ._kind import kind
 from ._process import (
     Process,
     Start,
-    direction_of,
     given_paths,
     paths_of,
     same_dimension,
