@@ -415,6 +415,15 @@ def test_floors_are_what_exact_paths_measure():
     assert rms == pytest.approx(floor["coupling_floor"], rel=0.25)
 
 
+@pytest.mark.parametrize(("dim", "square"), [(1, 3.6180340), (2, 6.2360680)])
+def test_the_floor_of_the_coupling_by_hand(dim, square):
+    """Between equal normals with 2 T = 1, C = (5^(1/2) - 1) / 2 I: (d^2 + d C^2) / (d C^2) / (n - 1)."""
+    one = dsb.Gaussian(np.zeros(dim), 1.0)
+    floor = _evaluate.gaussian_floor(dsb.exact.GaussianBridge(one, one, 0.5), 1001)
+    assert floor["coupling_floor"] == pytest.approx((square / 1000) ** 0.5, rel=1e-6)
+    assert floor["kl_floor"] == pytest.approx(dim / 1001)
+
+
 def test_an_exact_process_is_at_the_floor():
     """The reference between its own ends is a bridge that needs no training; twice its noise is seen."""
     reference, source = dsb.Brownian(), dsb.Gaussian([0.0, 1.0], 0.5)

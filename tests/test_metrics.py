@@ -359,6 +359,22 @@ def test_mode_coverage_of_a_mixture():
     assert_allclose(found.weights, weights, atol=0.02)
 
 
+def test_estimates_of_mode_coverage():
+    law = dsb.exact.Mixture([0.25, 0.75], [[-5.0, 0.0], [5.0, 0.0]], 0.1)
+    other = dsb.exact.Mixture([0.5, 0.5], law.means, 0.1)
+    told = {"n": 2000, "repeats": 4}
+    weights = estimate(metrics.mode_coverage, other, law, field="total_variation", **told)
+    assert_allclose(weights.value, 0.25, atol=0.03)
+    assert weights.floor < 0.02
+    assert_allclose(weights.excess, weights.value - weights.floor)
+    assert estimate(metrics.mode_coverage, other, law, field="hit", **told)[:2] == (1.0, 0.0)
+    # Centres are no samples: taken whole, and without a floor.
+    told |= {"radius": 2.0, "weights": law.weights, "field": "total_variation"}
+    bare = estimate(metrics.mode_coverage, other, law.means, **told)
+    assert (bare.value, bare.floor) == (weights.value, None)
+    assert estimate(metrics.mode_coverage, other.sample(100), law.means, **told).n == 50
+
+
 # ---- what samples may be ----
 
 
@@ -571,7 +587,11 @@ NAN = np.where(np.arange(40).reshape(20, 2) == 5, np.nan, X)
         ),
         (lambda m: m.mode_coverage(X, X[:3]), ValueError, "radius: expected a number"),
         (lambda m: m.mode_coverage(X, X[:3], -1), ValueError, "radius: expected"),
-        (lambda m: m.mode_coverage(X, X[:3], 1, weights=[1, 1, 1]), ValueError, "sum 1, got the sum 3"),
+        (
+            lambda m: m.mode_coverage(X, X[:3], 1, weights=[1, 1, 1]),
+            ValueError,
+            "sum 1, got the sum 3",
+        ),
         (
             lambda m: m.mode_coverage(X, X[:3], 1, weights=[1]),
             ValueError,
@@ -584,6 +604,17 @@ NAN = np.where(np.arange(40).reshape(20, 2) == 5, np.nan, X)
             TypeError,
             "metric: expected one that returns",
         ),
+        (
+            lambda m: m.estimate(m.mode_coverage, X, X[:3], radius=1),
+            TypeError,
+            "returns a number, got .*; say which with field=, one of hit, total_variation, beyond",
+        ),
+        (
+            lambda m: m.estimate(m.mode_coverage, X, X[:3], radius=1, field="hits"),
+            ValueError,
+            "field: expected one of what the metric returns, hit, .*, got 'hits'",
+        ),
+        (lambda m: m.estimate(m.energy_distance, X), TypeError, "y: expected samples"),
         (
             lambda m: m.estimate(m.gaussian_kl_full, X[:4], LAW),
             ValueError,

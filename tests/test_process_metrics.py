@@ -91,6 +91,38 @@ def test_path_kl_refuses_another_noise():
         metrics.path_kl(p, chain("forward", noise=4.0), "forward")
 
 
+def rest_of_kl(problem, direction):
+    """KL(P | Q) of steps of equal means, P with noise 2 g and Q with the problem's."""
+    total = 0.0
+    for k, g in enumerate(problem.schedule.steps):
+        ratio = 2 * g * np.linalg.inv(problem.step(k, direction).Q)
+        total += (np.trace(ratio) - len(ratio) - np.linalg.slogdet(ratio)[1]) / 2
+    return total
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_path_kl_to_an_ou_problem_is_that_of_the_means_of_steps(direction):
+    problem = GaussianBridge(SOURCE, PRIOR, UNEVEN, dsb.OU(0.0, 2.0))
+    steps = [problem.step(k, direction) for k in range(UNEVEN.N)]
+    start = SOURCE if direction == "forward" else PRIOR
+    means = [Step(s.A, s.c, 2 * g * np.eye(2)) for s, g in zip(steps, UNEVEN.steps, strict=True)]
+    same = LinearChain(start, means, UNEVEN, direction)
+    assert metrics.path_kl(same, problem, direction, n=500) < 1e-12
+    assert not np.allclose(steps[2].Q, means[2].Q, rtol=0.01)
+    p = chain(direction)
+    found = metrics.path_kl(p, problem, direction, n=50_000)
+    assert_allclose(found, chain_kl(p, same, direction), rtol=0.03)
+    # What it leaves out falls with the steps.
+    rest = [
+        rest_of_kl(
+            GaussianBridge(SOURCE, PRIOR, dsb.Schedule.constant(N, 0.5 / N), dsb.OU(0.0, 2.0)),
+            direction,
+        )
+        for N in (50, 100, 200)
+    ]
+    assert_allclose(rest[:-1], 2 * np.array(rest[1:]), rtol=0.1)
+
+
 def test_path_kl_of_a_perfect_discretisation_falls_with_the_steps():
     """Population iterates of more and more steps come closer to the bridge in continuous time."""
     found = []
@@ -150,6 +182,16 @@ def test_flow_energy_in_closed_form():
         expected += weight * ((slope**2).sum() + np.trace(k @ law.cov @ k.T))
     found = metrics.path_energy(PROBLEM, "flow", n=50_000)
     assert_allclose(found, expected, rtol=0.02)
+
+
+def test_the_flow_of_a_symmetric_bridge_rests_in_the_middle():
+    """Between equal ends forward and backward drift agree at T / 2; ends apart it moves at one speed."""
+    halves, still = dsb.Schedule([0.3, 0.3]), dsb.Gaussian([0.0, 1.0], 0.7)
+    same = GaussianBridge(still, still, halves)
+    assert metrics.path_energy(same, "forward", schedule=halves) > 0.1
+    assert metrics.path_energy(same, "flow", schedule=halves) < 1e-12
+    moved = GaussianBridge(still, dsb.Gaussian([3.0, 1.0], 0.7), halves)
+    assert_allclose(metrics.path_energy(moved, "flow"), 9 / halves.T, rtol=1e-5)
 
 
 # ---- marginals over time ----
@@ -359,15 +401,90 @@ def test_conditional_samples_of_a_bridge(bridge):
     assert metrics.cbw2_uvp(bridge, Truth(), n=50, m=500, final_noise=False) > with_noise
 
 
+def test_the_noise_of_the_last_step_is_part_of_the_conditional():
+    """An untrained bridge is the reference, X_N ~ N(x, 2 T I); without the last noise 2 (T - g)."""
+    prior = dsb.Gaussian([0.0, 0.0], 0.5 + 2 * UNEVEN.T)
+    untrained = dsb.Bridge(
+        dsb.Gaussian([0.0, 0.0], 0.5),
+        prior,
+        schedule=UNEVEN,
+        reference=dsb.Brownian(),
+        net=dsb.MLP(width=8, depth=1, embedding=4),
+    )
+
+    class Truth:
+        dim, T = 2, UNEVEN.T
+
+        def marginal(self, t):
+            return prior if t else dsb.Gaussian([0.0, 0.0], 0.5)
+
+        def conditional(self, x0):
+            return x0, np.tile(2 * self.T * np.eye(2), (len(x0), 1, 1))
+
+    v, short = 2 * UNEVEN.T, 2 * (UNEVEN.T - UNEVEN.steps[-1])
+    lost = 100 * (v**0.5 - short**0.5) ** 2 / (0.5 + v)
+    told = {"n": 200, "m": 2000}
+    assert metrics.cbw2_uvp(untrained, Truth(), **told) < 0.1 * lost
+    found = metrics.cbw2_uvp(untrained, Truth(), **told, final_noise=False)
+    assert_allclose(found, lost, rtol=0.1)
+
+
 def test_estimates_of_processes(bridge):
     found = estimate(metrics.path_gaussian_kl, bridge, PROBLEM, n=2000, repeats=3)
     assert found == estimate(metrics.path_gaussian_kl, bridge, PROBLEM, n=2000, repeats=3)
     assert found.value > found.floor > 0
     assert_allclose(found.excess, found.value - found.floor, rtol=1e-12)
-    energy = estimate(metrics.path_energy, bridge, "flow", n=500, repeats=3)
-    assert energy.value > 0
-    assert np.isnan(energy.floor)
     assert estimate(metrics.path_kl, bridge, PROBLEM, n=500, repeats=3).floor == 0.0
+
+
+def test_an_estimate_without_a_reference(bridge):
+    """The velocity is an option, and there is nothing that could be a floor."""
+    energy = estimate(metrics.path_energy, bridge, velocity="flow", n=500, repeats=3)
+    assert_allclose(energy.value, metrics.path_energy(bridge, "flow"), rtol=0.2)
+    assert energy.floor is energy.floor_error is energy.excess is None
+    assert "nan" not in repr(energy)
+    assert "floor" not in repr(energy)
+    forward = estimate(metrics.path_energy, bridge, n=500, repeats=3)
+    assert_allclose(forward.value, metrics.path_energy(bridge, "forward"), rtol=0.2)
+    with pytest.raises(TypeError, match="y: expected none, as path_energy compares with nothing"):
+        estimate(metrics.path_energy, bridge, "flow")
+
+
+class Sampler:
+    """Knows conditional samples, and nothing else."""
+
+    def __init__(self, problem):
+        self.sample_conditional = problem.sample_conditional
+
+
+def test_an_estimate_of_conditional_samples():
+    problem = MixtureBridge.from_sphere(2, 1.0)
+    found = estimate(metrics.cbw2_uvp, Sampler(problem), problem, n=50, m=200, repeats=3)
+    assert abs(found.excess) < 0.5 * found.floor
+
+    class Unsampled:
+        dim, T = problem.dim, problem.T
+        marginal, conditional = problem.marginal, problem.conditional
+
+    found = estimate(metrics.cbw2_uvp, Sampler(problem), Unsampled(), n=50, m=200, repeats=3)
+    assert found.value > 0
+    assert found.floor is None
+
+
+def test_an_estimate_takes_as_many_samples_as_the_metric_does():
+    problem = MixtureBridge.from_sphere(2, 1.0)
+    asked = []
+
+    def counted(x, m, seed):
+        asked.append(len(x))
+        return problem.sample_conditional(x, m, seed)
+
+    found = estimate(metrics.cbw2_uvp, counted, problem, m=20, repeats=2)
+    assert found.n == 1000
+    assert sum(asked) == 2 * 1000
+    assert estimate(metrics.path_kl, PROBLEM, PROBLEM, repeats=2).n == 2000
+    assert estimate(metrics.path_energy, PROBLEM, repeats=2).n == 2000
+    assert estimate(metrics.coupling_error, PROBLEM, PROBLEM, repeats=2).n == 10_000
 
 
 # ---- bad input ----

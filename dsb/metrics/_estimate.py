@@ -28,9 +28,11 @@ class Estimate(NamedTuple):
     error: float
     low: float  # 95 % interval of Student's t around the value
     high: float
-    floor: float  # the metric between fresh samples of y and y itself
-    floor_error: float
-    excess: float  # what is left of the value without the floor
+    floor: (
+        float | None
+    )  # the metric between fresh samples of y and y itself; None: y gives no samples
+    floor_error: float | None
+    excess: float | None  # what is left of the value without the floor
     n: int  # samples of each side
     repeats: int
 
@@ -38,48 +40,50 @@ class Estimate(NamedTuple):
         return self.value
 
     def __repr__(self) -> str:
-        value, floor = (
-            _with_error(*pair)
-            for pair in ((self.value, self.error), (self.floor, self.floor_error))
-        )
-        interval = f"[{self.low:.4g}, {self.high:.4g}]"
-        return (
-            f"Estimate({value}, 95 % {interval}; floor {floor}, excess {self.excess:.3g}; "
-            f"{self.repeats} x {self.n:,} samples)"
-        )
+        told = f"Estimate({_with_error(self.value, self.error)}, 95 % [{self.low:.4g}, {self.high:.4g}]"
+        if self.floor is not None and self.floor_error is not None:
+            told += f"; floor {_with_error(self.floor, self.floor_error)}, excess {self.excess:.3g}"
+        return f"{told}; {self.repeats} x {self.n:,} samples)"
 
 
 def estimate(
-    metric: Callable[..., float],
+    metric: Callable[..., Any],
     x: Source,
-    y: Source,
-    n: int = DRAWS,
+    y: Source = None,
+    n: int | None = None,
     repeats: int = 5,
     seed: int = 0,
+    *,
+    field: str | None = None,
     **options: Any,
 ) -> Estimate:
     r"""A metric of fresh samples, repeated: value, standard error, 95 % interval, floor and excess.
 
     The floor is what the metric gives where both sides are y: between two fresh samples of y, or, where
-    the metric compares with a law or a problem as such, of a sample of it.
+    the metric compares with a law or a problem as such, of a sample of it. There is none where y cannot
+    be drawn from (centres of `mode_coverage`), and none without y.
 
     Parameters
     ----------
     metric : function of `dsb.metrics`, or any callable (x, y, \*\*options) -> float
         A callable of your own is given two arrays of n rows.
     x, y : as the metric takes them
-        y is the reference. What is drawn from is drawn anew in every repeat. Of an array every repeat
-        takes n rows at random without replacement, never more than half of it: n is cut to that, and
-        the two samples of the floor share no row. While an array has rows enough, the repeats share none
-        either; from there on they overlap, and the standard error is enlarged by what a resampled half
-        hides, s^2 (1/repeats + n / (rows - n)) in place of s^2 / repeats.
-    n : int
-        Samples of each side. Metrics that draw for themselves (of processes) are given it.
+        y is the reference; `path_energy` has none, and its `velocity` is an option. What is drawn from is
+        drawn anew in every repeat. Of an array every repeat takes n rows at random without replacement,
+        never more than half of it: n is cut to that, and the two samples of the floor share no row. While
+        an array has rows enough, the repeats share none either; from there on they overlap, and the
+        standard error is enlarged by what a resampled half hides, s^2 (1/repeats + n / (rows - n)) in
+        place of s^2 / repeats. Centres are taken whole.
+    n : int, optional
+        Samples of each side. Metrics that draw for themselves (of processes) are given it. Default: the
+        metric's own, 10,000 for a callable of your own.
     repeats : int
         At least 2.
     seed : int
         Equal seeds, equal results. Directions, and a bandwidth that is not given, are the same in all
         repeats.
+    field : str, optional
+        Which number to take of a metric that returns several: "hit" of `mode_coverage`.
     **options
         Of the metric.
 
@@ -88,66 +92,73 @@ def estimate(
     Estimate
         A named tuple (value, error, low, high, floor, floor_error, excess, n, repeats). `excess` is
         sqrt(max(value^2 - floor^2, 0)) for distances (Wasserstein, sliced, those with root=True), whose
-        squares add, and value - floor for the others, which may be negative.
+        squares add, and value - floor for the others, which may be negative. Where there is no floor,
+        floor, floor_error and excess are None.
 
     Raises
     ------
     TypeError, ValueError
-        As the metric; or too few samples for it, or repeats.
+        As the metric; or too few samples for it, or repeats; or y for a metric without one.
     """
     if not callable(metric):
         raise TypeError(f"metric: expected a function, got {shown(metric)}")
-    n, seed = integer("n", n, 1, MAX_ROWS), integer("seed", seed, 0)
-    repeats = integer("repeats", repeats, 2, 10_000)
+    n = integer("n", _own_n(metric) if n is None else n, 1, MAX_ROWS)
+    seed, repeats = integer("seed", seed, 0), integer("repeats", repeats, 2, 10_000)
     kind = kind_of(metric)
-    shared = 0.0
-    if kind.takes == "process":
-        values, floors = _of_processes(metric, x, y, n, repeats, seed, options)
+
+    def once(*sides: Any, **more: Any) -> float:
+        return _number(metric(*sides, **{**options, **more}), field)
+
+    shared, values, floors = 0.0, list[float](), list[float]()
+    if kind.takes in ("process", "alone"):
+        if is_array(x):
+            raise TypeError("x: expected something to draw paths from anew, got an array")
+        alone = kind.takes == "alone"
+        if alone and y is not None:
+            raise TypeError(
+                f"y: expected none, as {metric.__name__} compares with nothing and the rest is options "
+                f"by name, got {shown(y)}"
+            )
+        behind = () if alone else (y,)
+        for i in range(repeats):
+            values.append(once(x, *behind, n=n, seed=mixed(seed, 2 * i)))
+            if not alone and kind.judges(y):
+                floors.append(once(y, y, n=n, seed=mixed(seed, 2 * i + 1)))
     else:
-        left = _Pool("x", x, 1, repeats, mixed(seed, 0))
-        right = _Pool("y", y, 2, repeats, mixed(seed, 1))
+        left, right = _Pool("x", x, 1, repeats, mixed(seed, 0)), None
         # A law as such is compared with its moments: of it only the floor's samples are drawn.
-        law = y if kind.takes == "law" and is_law(y) else None
-        n = min(n, left.most, right.most)
+        whole = kind.takes == "centres" or (kind.takes == "law" and is_law(y))
+        if not whole or kind.judges(y):
+            right = _Pool("y", y, 2, repeats, mixed(seed, 1))
+        pools = [left] if right is None else [left, right]
+        n = min(n, *(pool.most for pool in pools))
         if _takes_seed(metric):
             options = {"seed": seed, **options}
-        values, floors = [], []
         for i in range(repeats):
-            (a,), (second, first) = left.take(n, i), right.take(n, i)
-            reference = first if law is None else law
-            values.append(_number(metric, a, reference, options))
-            floors.append(_number(metric, second, reference, options))
-        shared = max(left.shared(n), right.shared(n))
+            (a,) = left.take(n, i)
+            second, first = (None, None) if right is None else right.take(n, i)
+            reference = y if whole else first
+            values.append(once(a, reference))
+            if second is not None:
+                floors.append(once(second, reference))
+        shared = max(pool.shared(n) for pool in pools)
     value, error = _mean(values, shared)
-    floor, floor_error = _mean(floors, shared)
     half = student(repeats - 1) * error
+    interval = (value - half, value + half)
+    if not floors:
+        return Estimate(value, error, *interval, None, None, None, n, repeats)
+    floor, floor_error = _mean(floors, shared)
     excess = value - floor
     if kind.root(options):
         excess = math.sqrt(max(value**2 - floor**2, 0.0))
-    interval = (value - half, value + half)
     return Estimate(value, error, *interval, floor, floor_error, excess, n, repeats)
 
 
-def _of_processes(
-    metric: Callable[..., float],
-    x: Source,
-    y: Any,
-    n: int,
-    repeats: int,
-    seed: int,
-    options: dict[str, Any],
-) -> tuple[list[float], list[float]]:
-    """Values and floors of a metric that draws for itself."""
-    if is_array(x):
-        raise TypeError("x: expected something to draw paths from anew, got an array")
-
-    def once(judged: Any, i: int) -> float:
-        return _number(metric, judged, y, {**options, "n": n, "seed": mixed(seed, i)})
-
-    values = [once(x, 2 * i) for i in range(repeats)]
-    if isinstance(y, str):  # path_energy: which velocity; there is nothing to compare with
-        return values, [math.nan] * repeats
-    return values, [once(y, 2 * i + 1) for i in range(repeats)]
+def _own_n(metric: Callable[..., Any]) -> int:
+    """How many samples a function of `dsb.metrics` takes by itself."""
+    if not hasattr(metric, "_dsb_kind"):
+        return DRAWS  # the n of a stranger may mean anything
+    return int(inspect.signature(metric).parameters["n"].default)
 
 
 def _takes_seed(metric: Callable[..., float]) -> bool:
@@ -158,11 +169,19 @@ def _takes_seed(metric: Callable[..., float]) -> bool:
         return False
 
 
-def _number(metric: Callable[..., float], x: Any, y: Any, options: dict[str, Any]) -> float:
-    value = metric(x, y, **options)
-    if not isinstance(value, (int, float, np.floating, np.integer)):
-        raise TypeError(f"metric: expected one that returns a number, got {shown(value)}")
-    return float(value)
+def _number(found: Any, field: str | None) -> float:
+    """A metric's value, or the field of it."""
+    names = ", ".join(getattr(found, "_fields", ()))
+    if field is not None:
+        if field not in getattr(found, "_fields", ()):
+            raise ValueError(
+                f"field: expected one of what the metric returns, {names or 'a number'}, got {shown(field)}"
+            )
+        found = getattr(found, field)
+    if not isinstance(found, (int, float, np.floating, np.integer)):
+        told = f"; say which with field=, one of {names}" if names else ""
+        raise TypeError(f"metric: expected one that returns a number, got {shown(found)}{told}")
+    return float(found)
 
 
 class _Pool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -65,10 +66,9 @@ def generated(
 
 def is_array(source: object) -> bool:
     """Whether `source` is samples rather than something to draw them from."""
-    if hasattr(source, "__array__") or hasattr(source, "__dlpack__"):
+    if any(hasattr(source, name) for name in ("__array__", "__dlpack__", "__array_interface__")):
         return True
-    drawn_from = callable(getattr(source, "sample", None)) or callable(source)
-    return not (drawn_from or hasattr(source, "drift"))
+    return isinstance(source, (Sequence, memoryview)) and not hasattr(source, "sample")
 
 
 def is_law(source: object) -> bool:

@@ -19,7 +19,7 @@ _BLOCK = 1 << 22  # numbers drawn together
 Conditional = Callable[[F32, int, int], NDArray[Any]]  # (x [k, d], m, seed) -> [k, m, d]
 
 
-@kind("process")
+@kind("process", judges=lambda y: callable(getattr(y, "sample_conditional", y)))
 def cbw2_uvp(
     process: Any,
     problem: Any,

@@ -8,6 +8,7 @@ import numpy as np
 
 from .._check import F64, real
 from ..exact.laws import probabilities
+from ._kind import kind
 from ._samples import DRAWS, Points, Source, checked, draw, samples
 
 
@@ -20,6 +21,7 @@ class ModeCoverage(NamedTuple):
     weights: F64  # found ones: the fraction of the points that each centre is the nearest of
 
 
+@kind("centres", judges=lambda y: callable(getattr(y, "sample", None)))
 def mode_coverage(
     x: Source,
     centres: Any,
@@ -55,7 +57,7 @@ def mode_coverage(
     ModeCoverage
         hit, the fraction of the modes that were found; total_variation, half the sum of
         |found - true weight|; beyond, the fraction of points farther than the radius from every centre;
-        weights, the found ones.
+        weights, the found ones. `estimate` is told of which of the first three by field="hit" and so on.
     """
     many, seed = checked(n, seed)
     share = real("least", least, least=0, most=1)

@@ -154,8 +154,14 @@ def path_kl(
     Notes
     -----
     Girsanov's theorem; in discrete time exact for chains with noise of variance 2 g_k, as a `Bridge` and
-    the population iterates with covariance="reference" have it. The drift of a Brownian problem is that
-    of continuous time, from which a perfect discretised bridge is O(g^2) per unit of time away.
+    the population iterates with covariance="reference" have it. Any other `LinearChain` is refused, as
+    its noise may be anything. The problems' noise is sqrt(2) dB too, but what is computed of them is the
+    KL of the means of steps. Of a Brownian one the drift is that of continuous time, from which a perfect
+    discretised bridge is O(g^2) per unit of time away. Of one with an OU reference it is (step mean - x)
+    / g, in place of the step N(m, Q) stands N(m, 2 g I): a bridge with exact step means has 0. As the
+    end that is tied changes Q by O(g) of itself only, the part of the covariances that is left out, for
+    KL(P | Q) the sum of (tr R - d - log det R) / 2 with R = 2 g Q^-1, falls in proportion to g; it is no
+    fault of a bridge, whose noise is 2 g whatever it has learned.
     """
     direction = direction_of(direction)
     many, seed = checked(n, seed)
@@ -192,7 +198,10 @@ def _under(
 
 
 def _refuse_other_noise(grid: Schedule, direction: Direction, *processes: Process) -> None:
-    """ValueError for a chain whose noise is not 2 g: of such the KL is another."""
+    """ValueError for a chain whose noise is not 2 g: of such the KL is another.
+
+    A problem with an OU reference has no noise that is free: that of its steps follows from 2 g.
+    """
     for process in processes:
         if getattr(process.given, "direction", direction) != direction:
             raise ValueError(
@@ -207,7 +216,7 @@ def _refuse_other_noise(grid: Schedule, direction: Direction, *processes: Proces
                 )
 
 
-@kind("process")
+@kind("alone")
 def path_energy(
     process: Any,
     velocity: Velocity = "forward",
