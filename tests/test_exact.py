@@ -18,6 +18,7 @@ from dsb.exact import (
     Step,
     gaussian_kl,
 )
+from dsb.exact._linear import GaussianCoupling
 from dsb.exact._reference import ReferenceProcess
 
 DIRECTIONS = ("backward", "forward")
@@ -140,6 +141,20 @@ def test_bridge_is_the_limit_on_the_whole_chain(name, seed):
             if name == "ou":
                 expected = (x @ A.T + step.c - x) / g
                 np.testing.assert_allclose(bridge.drift(x, t, direction), expected, atol=1e-7)
+
+
+def test_maps_of_rank_one():
+    """A covariance without full rank is one; what rounding makes negative is taken for zero."""
+    v = np.random.default_rng(0).normal(size=(3, 1)) * [1.0]
+    Q = (v @ v.T).astype(np.float32)
+    Q[0, 1] = np.nextafter(Q[0, 1], np.float32(np.inf))
+    step = Step(np.eye(3), np.zeros(3), Q)
+    for scale in (0.0, 1e-30, 1.0, 1e30):
+        chain = LinearChain(
+            Gaussian(np.zeros(3), 1.0), [step._replace(Q=scale * Q)], Schedule([1.0]), "forward"
+        )
+        expected = np.eye(3) + scale * Q.astype(np.float64)
+        np.testing.assert_allclose(chain._moments[-1][1], expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", REFERENCES)
@@ -589,6 +604,13 @@ def test_gaussian_kl():
 BRIDGE = GaussianBridge(*SYMMETRIC)
 CHAIN = GaussianBridge(*ASYMMETRIC)
 X = np.zeros((2, 1))
+FLAT = Gaussian([0.0, 0.0], 1.0)
+FINE = Step(np.eye(2), np.zeros(2), np.eye(2))
+
+
+def chain_with(**change):
+    """A chain whose second step is not as it should be."""
+    return LinearChain(FLAT, [FINE, FINE._replace(**change)], Schedule([1.0, 1.0]), "forward")
 
 
 @pytest.mark.parametrize(
@@ -677,6 +699,35 @@ X = np.zeros((2, 1))
             ValueError,
             "maps: expected shapes",
         ),
+        (
+            lambda: chain_with(Q=[[1.0, 2.0], [2.0, 1.0]]),
+            ValueError,
+            "maps: expected a positive semidefinite Q, got one with eigenvalue -1 at step 1",
+        ),
+        (lambda: chain_with(Q=-np.eye(2)), ValueError, "semidefinite Q, .* -1 at step 1"),
+        (
+            lambda: chain_with(Q=[[1.0, 0.5], [0.0, 1.0]]),
+            ValueError,
+            r"maps: expected a symmetric Q, got \|Q - Q\^T\| up to 0.5 at step 1",
+        ),
+        (lambda: chain_with(A=np.full((2, 2), np.nan)), ValueError, "got nan in A at step 1"),
+        (lambda: chain_with(c=[0.0, -np.inf]), ValueError, "got -inf in c at step 1"),
+        (lambda: chain_with(Q=np.diag([1.0, np.inf])), ValueError, "got inf in Q at step 1"),
+        (lambda: chain_with(A=1j * np.eye(2)), TypeError, "maps: .* complex128 .* A at step 1"),
+        (lambda: chain_with(c=np.zeros(3)), ValueError, "maps: expected shapes .* at step 1"),
+        (
+            lambda: GaussianCoupling([0.0, np.nan], np.eye(2)),
+            ValueError,
+            "mean: expected finite numbers, got nan",
+        ),
+        (
+            lambda: GaussianCoupling([0.0, 0.0], np.diag([1.0, np.inf])),
+            ValueError,
+            "factor: expected finite numbers, got inf",
+        ),
+        (lambda: GaussianCoupling(["a", "b"], np.eye(2)), TypeError, "mean: expected numbers"),
+        (lambda: GaussianCoupling(np.zeros(3), np.eye(3)), ValueError, r"mean: .* \(2 d,\)"),
+        (lambda: GaussianCoupling(np.zeros(2), np.eye(3)), ValueError, r"factor: .* \(2, 2\)"),
         (lambda: gaussian_kl(UNEQUAL[0], X), TypeError, "q: expected a dsb.Gaussian"),
         (
             lambda: gaussian_kl(UNEQUAL[0], Gaussian([0, 0], 1.0)),

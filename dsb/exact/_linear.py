@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import _core
-from .._check import F32, F64, afford
+from .._check import F32, F64, afford, array, described
 from ..gaussian import Gaussian
 from ._problem import draws
 from ._reference import COUPLING, PATHS
@@ -102,6 +102,11 @@ class GaussianCoupling:
     mean : ndarray, shape (2 d,)
     factor : ndarray, shape (2 d, 2 d)
         F.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Shapes disagree, or numbers are not finite.
     """
 
     __slots__ = ("_factor", "_mean")
@@ -109,10 +114,21 @@ class GaussianCoupling:
     _factor: F64
 
     def __init__(self, mean: F64, factor: F64) -> None:
-        for name, value in (("_mean", mean), ("_factor", factor)):
-            kept = np.array(value, dtype=np.float64)
+        for name, value in (("mean", mean), ("factor", factor)):
+            found = array(name, value)
+            if found.dtype.kind not in "fiu":
+                raise TypeError(f"{name}: expected numbers, got {described(found, value)}")
+            kept = np.array(found, dtype=np.float64)
+            if not np.isfinite(kept).all():
+                bad = kept[~np.isfinite(kept)][0]
+                raise ValueError(f"{name}: expected finite numbers, got {bad}")
             kept.flags.writeable = False
-            object.__setattr__(self, name, kept)
+            object.__setattr__(self, f"_{name}", kept)
+        if self._mean.ndim != 1 or self._mean.size == 0 or self._mean.size % 2:
+            raise ValueError(f"mean: expected shape (2 d,), got {self._mean.shape}")
+        many = len(self._mean)
+        if self._factor.shape != (many, many):
+            raise ValueError(f"factor: expected shape ({many}, {many}), got {self._factor.shape}")
 
     @property
     def dim(self) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .. import _core
-from .._check import F32, F64, choice, integer
+from .._check import F32, F64, array, choice, described, integer
 from ..gaussian import Gaussian
 from ..history import Direction
 from ..reference import OU, Brownian
@@ -24,6 +24,7 @@ Covariance = Literal["reference", "posterior"]
 OBJECTIVES: tuple[Objective, ...] = ("dsb", "simplified")
 COVARIANCES: tuple[Covariance, ...] = ("reference", "posterior")
 MOST = 10_000_000
+ROUNDED = 1e-6  # of the largest entry of Q: what single precision leaves of symmetry and sign
 
 
 class LinearChain(Problem):
@@ -45,7 +46,8 @@ class LinearChain(Problem):
     Raises
     ------
     TypeError, ValueError
-        Shapes or numbers of steps disagree.
+        Shapes or numbers of steps disagree, numbers are not finite, or a Q is no covariance: symmetric and
+        without negative eigenvalues, up to rounding.
     """
 
     def __init__(
@@ -60,18 +62,11 @@ class LinearChain(Problem):
             raise TypeError(f"schedule: expected a dsb.Schedule, got {type(schedule).__name__}")
         self._process = process_between(start, start, schedule, reference, discrete=True)
         self._start, self._direction = start, direction_of(direction)
-        self._maps = tuple(Step(*(np.asarray(part, np.float64) for part in step)) for step in maps)
-        d = start.dim
+        self._maps = tuple(_map(k, step, start.dim) for k, step in enumerate(maps))
         if len(self._maps) != schedule.N:
             raise ValueError(
                 f"maps: expected {schedule.N}, one for each step, got {len(self._maps)}"
             )
-        for k, step in enumerate(self._maps):
-            shapes = tuple(part.shape for part in step)
-            if shapes != ((d, d), (d,), (d, d)):
-                raise ValueError(
-                    f"maps: expected shapes ({d}, {d}), ({d},) and ({d}, {d}), got {shapes} at step {k}"
-                )
         self._moments = moments(start, self._order())
 
     @property
@@ -297,6 +292,44 @@ def moments(start: Gaussian, steps: Sequence[Step]) -> list[tuple[F64, F64]]:
         mean, cov = A @ mean + c, symmetric(A @ cov @ A.T + Q)
         found.append((mean, cov))
     return found
+
+
+def _map(k: int, given: Step, d: int) -> Step:
+    """The step k of a chain in float64, checked."""
+    parts = [array("maps", part) for part in given]
+    shapes = tuple(part.shape for part in parts)
+    if shapes != ((d, d), (d,), (d, d)):
+        raise ValueError(
+            f"maps: expected shapes ({d}, {d}), ({d},) and ({d}, {d}), got {shapes} at step {k}"
+        )
+    for name, part in zip("AcQ", parts, strict=True):
+        if part.dtype.kind not in "fiu":
+            raise TypeError(
+                f"maps: expected numbers, got {described(part, part)} for {name} at step {k}"
+            )
+        if not np.isfinite(part).all():
+            bad = part[~np.isfinite(part)][0]
+            raise ValueError(f"maps: expected finite numbers, got {bad} in {name} at step {k}")
+    step = Step(*(np.asarray(part, np.float64) for part in parts))
+    size = float(np.abs(step.Q).max())
+    if not size:
+        return step
+    Q = step.Q / size  # lest differences overflow
+    gap = float(np.abs(Q - Q.T).max())
+    if gap > ROUNDED:
+        raise ValueError(
+            f"maps: expected a symmetric Q, got |Q - Q^T| up to {gap * size:.3g} at step {k}"
+        )
+    try:
+        np.linalg.cholesky(symmetric(Q))  # takes less time than the eigenvalues
+    except np.linalg.LinAlgError:
+        least = float(np.linalg.eigvalsh(symmetric(Q))[0])
+        if least < -ROUNDED:
+            raise ValueError(
+                "maps: expected a positive semidefinite Q, got one with eigenvalue "
+                f"{least * size:.3g} at step {k}"
+            ) from None
+    return step
 
 
 def reversal(step: Step, mean: F64, cov: F64, next_mean: F64, next_cov: F64) -> Step:
