@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+import tracemalloc
 
 import numpy as np
 import oracles
@@ -229,6 +230,22 @@ def test_iterates_are_exact_ipf():
     share = np.bincount(i, minlength=60) / 200_000
     assert np.abs(share - plans[0].row_masses()).sum() < 0.03
     assert np.abs(plans[0].row_masses() - plans[0].a).sum() > 0.1
+
+
+def test_iterates_share_their_history():
+    x, y = ends(3, 2)
+    plans = sinkhorn_iterates(x, y, 1.0, n=2000)
+    for k in (0, 7, 1999):
+        assert len(plans[k].history) == k + 1 and plans[k].iterations == k // 2 + 1
+        assert plans[k].history[-1].error == plans[k].error
+        assert plans[k].history == plans[-1].history[: k + 1]
+    tracemalloc.start()
+    try:
+        sinkhorn_iterates(x, y, 1.0, n=1000)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 3e6  # a copy of what came before for each plan would take 4e6 more
 
 
 # ---- what is read off ----
@@ -546,6 +563,13 @@ NAN[3, 1] = np.nan
         (ValueError, r"tolerance: .*got 0", (X, Y, 1.0), {"tolerance": 0}),
         (ValueError, r"max_iterations: .*at least 1", (X, Y, 1.0), {"max_iterations": 0}),
         (ValueError, r"epsilon_scaling: .*got 1.5", (X, Y, 1.0), {"epsilon_scaling": 1.5}),
+        (
+            ValueError,
+            r"epsilon_scaling: .*, 0.99\], got 0.999",
+            (X, Y, 0.01),
+            {"epsilon_scaling": 0.999},
+        ),
+        (ValueError, r"epsilon_scaling: .*got 1e-320", (X, Y, 0.01), {"epsilon_scaling": 1e-320}),
         (TypeError, r"warm_start: expected a Plan", (X, Y, 1.0), {"warm_start": 3}),
         (ValueError, r"f of shape \(10,\)", (X, Y, 1.0), {"warm_start": (np.zeros(8),) * 2}),
         (
@@ -559,6 +583,36 @@ NAN[3, 1] = np.nan
             r"differ by less than",
             (X, Y, 1.0),
             {"warm_start": (np.linspace(0, 1e6, 10), np.zeros(8))},
+        ),
+        (
+            ValueError,
+            r"whose sum is at most 32,768 in size, got 1e\+300",
+            (X, Y, 1.0),
+            {"warm_start": (np.full(10, 1e300), np.zeros(8))},
+        ),
+        (
+            ValueError,
+            r"differ by less than 32,768, got inf",
+            (X, Y, 1.0),
+            {"warm_start": (np.zeros(10), np.array([1.7e308, -1.7e308] * 4))},
+        ),
+        (
+            ValueError,
+            r"sum is at most 32,768 in size, got inf",
+            (X, Y, 1.0),
+            {"warm_start": (np.full(10, 1.7e308), np.full(8, 1.7e308))},
+        ),
+        (
+            TypeError,
+            r"warm_start: expected f of numbers, got .* dtype complex128",
+            (X, Y, 1.0),
+            {"warm_start": (np.full(10, 1j), np.zeros(8))},
+        ),
+        (
+            TypeError,
+            r"warm_start: expected g of numbers, got .* dtype <U1",
+            (X, Y, 1.0),
+            {"warm_start": (np.zeros(10), ["a"] * 8)},
         ),
         (
             ValueError,

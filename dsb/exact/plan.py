@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -98,20 +97,22 @@ class Plan:
     Immutable.
     """
 
-    __slots__ = ("_converged", "_error", "_f", "_g", "_history", "_masses", "_samples")
+    __slots__ = ("_converged", "_error", "_f", "_g", "_halves", "_history", "_masses", "_samples")
 
     def __init__(
         self,
         samples: Samples,
         f: F64,
         g: F64,
-        history: Sequence[Half],
+        history: list[Half],
         error: float,
         converged: bool,
     ) -> None:
         f.flags.writeable = g.flags.writeable = False
         self._samples, self._f, self._g = samples, f, g
-        self._history, self._error, self._converged = tuple(history), error, converged
+        # The list may grow with the plans of later half steps, which share it.
+        self._history, self._halves = history, len(history)
+        self._error, self._converged = error, converged
         self._masses: dict[Direction, F64] = {}
 
     # ---- what it consists of ----
@@ -179,12 +180,12 @@ class Plan:
     @property
     def history(self) -> tuple[Half, ...]:
         """Every half step: its s2, the error after it, the seconds since the beginning."""
-        return self._history
+        return tuple(self._history[: self._halves])
 
     @property
     def iterations(self) -> int:
         """Pairs of half steps, an odd one counted as a pair."""
-        return (len(self._history) + 1) // 2
+        return (self._halves + 1) // 2
 
     # ---- what is read off ----
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .. import _core
-from .._check import F32, F64, choice, flag, integer, real, rows
+from .._check import F32, F64, afford, array, choice, described, flag, integer, real, rows
 from ..gaussian import scaling
 from ..reference import OU, Brownian
 from ..schedule import Schedule
@@ -18,6 +18,7 @@ from .plan import Half, Plan, Samples
 
 MOST_COST = 32768.0  # csrc/exact/cloud.h, DSB_MOST_COST
 RATIO = 0.25  # between scales, where no other is asked for
+LEAST_RATIO, MOST_RATIO = 1e-30, 0.99  # at most some 800 scales, as MOST_COST bounds their range
 LOOSE = 1e-2  # marginal error at which a scale above the target is left
 CHUNK = 1000  # half steps of one call of the core, which has room for the error of each
 FIRST_COST = 8.0  # largest cost over eps at the first scale
@@ -62,7 +63,7 @@ def sinkhorn(
         Of two half steps each, over all scales.
     epsilon_scaling : bool or float
         Begin with a large s2 and multiply it by this number (True: 1/4) whenever the marginal error is
-        below max(tolerance, .01). False: begin with the s2 that is asked for.
+        below max(tolerance, .01). A number is at most .99. False: begin with the s2 that is asked for.
     warm_start : Plan or (f, g), optional
         Potentials to begin with, a plan's scaled by its s2. There is no epsilon scaling then.
     unconverged : {"raise", "return"}
@@ -149,7 +150,8 @@ def sinkhorn_iterates(
     x, y, schedule, reference, a, b
         As for `sinkhorn`.
     n : int
-        Number of half-bridges; iteration k of a `Bridge` ends with half-bridge 2 k.
+        Number of half-bridges, each a plan with potentials of its own; iteration k of a `Bridge` ends with
+        half-bridge 2 k.
 
     Notes
     -----
@@ -157,9 +159,12 @@ def sinkhorn_iterates(
     """
     samples = _samples(x, y, schedule, reference, a, b)
     _check_reach(samples)
+    n = integer("n", n, 1, 10**6)
+    afford("n", n, 8 * (len(samples.a) + len(samples.b)))
     f, g = np.zeros(len(samples.a)), np.zeros(len(samples.b))
     plans: list[Plan] = []
-    for k in range(integer("n", n, 1, 10**6)):
+    history: list[Half] = []  # of all plans, each of which knows how much of it is its own
+    for k in range(n):
         f, g, errors, seconds, _, _ = _core.sinkhorn(
             samples.x,
             samples.y,
@@ -172,9 +177,8 @@ def sinkhorn_iterates(
             most=1,
         )
         error = float(errors[-1])
-        past = plans[-1].history if plans else []
-        before = past[-1].seconds if past else 0.0
-        history = [*past, Half(samples.variance, error, before + float(seconds[-1]))]
+        before = history[-1].seconds if history else 0.0
+        history.append(Half(samples.variance, error, before + float(seconds[-1])))
         plans.append(Plan(samples, f, g, history, error, converged=False))
     return plans
 
@@ -271,7 +275,7 @@ def _check_reach(samples: Samples) -> None:
 def _ratio(epsilon_scaling: bool | float) -> float | None:
     if isinstance(epsilon_scaling, (bool, np.bool_)):
         return RATIO if flag("epsilon_scaling", epsilon_scaling) else None
-    return real("epsilon_scaling", epsilon_scaling, above=0, below=1)
+    return real("epsilon_scaling", epsilon_scaling, least=LEAST_RATIO, most=MOST_RATIO)
 
 
 def _scales(samples: Samples, ratio: float | None) -> list[float]:
@@ -295,22 +299,36 @@ def _start(samples: Samples, given: Any) -> tuple[F64, F64]:
         pair = given
     else:
         raise TypeError(f"warm_start: expected a Plan or (f, g), got {type(given).__name__}")
-    found = [np.array(part, np.float64) for part in pair]
-    for name, part, size in zip("fg", found, (n, m), strict=True):
-        if part.shape != (size,):
-            raise ValueError(
-                f"warm_start: expected {name} of shape ({size},), got shape {part.shape}"
+    found: list[F64] = []
+    for name, part, size in zip("fg", pair, (n, m), strict=True):
+        potential = array("warm_start", part)
+        if potential.dtype.kind not in "fiu":
+            raise TypeError(
+                f"warm_start: expected {name} of numbers, got {described(potential, part)}"
             )
-        if not np.isfinite(part).all():
+        if potential.shape != (size,):
+            raise ValueError(
+                f"warm_start: expected {name} of shape ({size},), got shape {potential.shape}"
+            )
+        found.append(np.array(potential, np.float64))
+        if not np.isfinite(found[-1]).all():
             raise ValueError(f"warm_start: expected finite potentials, got {name} with NaN or inf")
     f, g = found
-    middle = (g.max() + g.min()) / 2.0
-    f, g = f + middle, g - middle  # the plan does not tell one constant from another
-    most = 2.0 * MOST_COST
-    if max(np.ptp(f), np.ptp(g)) > most / 2.0 or np.abs(f).max() > most / 2.0:
+    with np.errstate(over="ignore"):  # what overflows is refused
+        spread = max(np.ptp(f), np.ptp(g))
+    if spread > MOST_COST:
         raise ValueError(
-            f"warm_start: expected potentials in units of s2 that differ by less than {most / 2:,.0f}, "
-            f"got {max(np.ptp(f), np.ptp(g)):.3g}"
+            f"warm_start: expected potentials in units of s2 that differ by less than {MOST_COST:,.0f}, "
+            f"got {spread:.3g}"
+        )
+    middle = g.max() / 2.0 + g.min() / 2.0
+    with np.errstate(over="ignore"):
+        f, g = f + middle, g - middle  # the plan does not tell one constant from another
+    level = np.abs(f).max()
+    if level > MOST_COST:
+        raise ValueError(
+            f"warm_start: expected f and g in units of s2 whose sum is at most {MOST_COST:,.0f} in size, "
+            f"got {level:.3g}"
         )
     return f, g
 
