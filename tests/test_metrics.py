@@ -2,6 +2,7 @@
 
 import textwrap
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import oracles
@@ -662,3 +663,34 @@ def test_the_core_is_strict():
     ]:
         with pytest.raises(kind):
             call()
+
+
+@pytest.mark.parametrize(
+    ("mean", "cov", "what"),
+    [
+        ([0, 0], [[1, 3], [3, 1]], "positive definite"),
+        ([0, 0], [[1, 0.9], [0, 1]], "symmetric"),
+        ([0, 0], [[1, np.nan], [np.nan, 1]], "finite"),
+        ([0, np.inf], [[1, 0], [0, 1]], "finite"),
+        ([0, 0], [[1, 0], [0, 0]], "positive definite"),
+    ],
+)
+@pytest.mark.parametrize("metric", ["gaussian_kl_per_coordinate", "gaussian_kl_full", "bw2_uvp"])
+def test_laws_that_are_none_are_refused(metric, mean, cov, what):
+    law = SimpleNamespace(mean=np.array(mean, float), cov=np.array(cov, float), dim=2)
+    x = np.random.default_rng(0).normal(size=(50, 2))
+    with pytest.raises(ValueError, match=what):
+        getattr(metrics, metric)(x, law)
+
+
+def test_bandwidths_that_float32_does_not_resolve_are_refused():
+    x = np.random.default_rng(0).normal(size=(50, 2))
+    for bandwidth in (1e-7, 1e6, 1e300):
+        with pytest.raises(ValueError, match="bandwidth: expected at"):
+            metrics.mmd(x, x[::-1] + 1.0, bandwidth=bandwidth)
+
+
+def test_an_estimate_needs_rows_to_choose_from():
+    x = np.random.default_rng(0).normal(size=(19, 2))
+    with pytest.raises(ValueError, match="at least 20"):
+        metrics.estimate(metrics.sliced_wasserstein, x, x)

@@ -609,3 +609,15 @@ def test_a_conditional_sampler_is_checked():
         metrics.cbw2_uvp(problem, problem, m=1)
     with pytest.raises(TypeError, match=r"process: expected a dsb\.Bridge, an object"):
         metrics.cbw2_uvp(3, problem)
+
+
+def test_conditional_metrics_compare_the_final_time():
+    problem = MixtureBridge.from_sphere(2, 1.0)
+    bridge = dsb.Bridge(
+        dsb.Gaussian([0.0, 0.0], 0.25),
+        dsb.Gaussian([0.0, 0.0], 1.0),
+        schedule=dsb.Schedule.constant(4, 0.1),
+        reference=dsb.Brownian(),
+    )
+    with pytest.raises(ValueError, match=r"process: expected T = 0.5"):
+        metrics.cbw2_uvp(bridge, problem, n=10, m=10)

@@ -20,6 +20,8 @@ _STUDENT = (
     *(2.2010, 2.1788, 2.1604, 2.1448, 2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860),
 )
 
+_LEAST = 20  # rows of an array: a sample takes half of them at most
+
 
 class Estimate(NamedTuple):
     """What `estimate` finds: values are means over the repeats, errors their standard errors."""
@@ -28,9 +30,7 @@ class Estimate(NamedTuple):
     error: float
     low: float  # 95 % interval of Student's t around the value
     high: float
-    floor: (
-        float | None
-    )  # the metric between fresh samples of y and y itself; None: y gives no samples
+    floor: float | None  # the metric between two fresh samples of y; None: y gives no samples
     floor_error: float | None
     excess: float | None  # what is left of the value without the floor
     n: int  # samples of each side
@@ -190,7 +190,7 @@ class _Pool:
     def __init__(self, name: str, source: Source, each: int, repeats: int, seed: int) -> None:
         self.name, self.source, self.seed = name, source, seed
         self.each, self.repeats = each, repeats  # samples that a repeat takes
-        self.rows = samples(name, source, least=2) if is_array(source) else None
+        self.rows = samples(name, source, least=_LEAST) if is_array(source) else None
 
     @property
     def most(self) -> int:

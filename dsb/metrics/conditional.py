@@ -65,6 +65,10 @@ def cbw2_uvp(
     dim = int(problem.dim)
     if is_bridge(process) and process.dim != dim:
         raise ValueError(f"process: expected dimension {dim}, got {process.dim}")
+    if is_bridge(process) and not np.isclose(process.schedule.T, problem.T, rtol=1e-6, atol=0.0):
+        raise ValueError(
+            f"process: expected T = {problem.T:g}, that of the problem, got {process.schedule.T:g}"
+        )
     afford("m", each, 16 * dim)
     spread = float(np.trace(problem.marginal(problem.T).cov))
     points = problem.marginal(0.0).sample(many, seed=mixed(seed, 0))

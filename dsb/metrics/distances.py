@@ -20,6 +20,7 @@ from ._samples import DRAWS, Comparable, Source, comparable, draw_both
 # exact/_reference.py.
 _DIRECTIONS = USER_STREAM | 255 << 8
 _HEURISTIC = 1000  # points of which the median distance is taken
+_WIDEST = 100.0  # of the spread: beyond that the float32 kernel is 1 as near as makes no difference
 _RESOLVED = 1e-5  # of the spread: below that float32 does not tell points apart
 
 Statistic = Literal["v", "u"]
@@ -299,6 +300,11 @@ def mmd(
         raise ValueError(
             f"bandwidth: expected at least {_RESOLVED * both.unit:.3g}, {_RESOLVED:g} of the spread of "
             f"the samples, which float32 resolves, got {h * both.unit:.3g}"
+        )
+    if h > _WIDEST:
+        raise ValueError(
+            f"bandwidth: expected at most {_WIDEST * both.unit:.3g}, {_WIDEST:g} times the spread of the "
+            f"samples, beyond which float32 rounds what sets them apart, got {h * both.unit:.3g}"
         )
     mean = _means(both, which, 0.5 / h**2)
     squared = mean.x + mean.y - 2.0 * mean.between

@@ -26,6 +26,18 @@ def law_moments(name: str, law: Law) -> tuple[F64, F64]:
         raise ValueError(
             f"{name}: expected shapes (d,) and (d, d), got {mean.shape} and {cov.shape}"
         )
+    if not (np.isfinite(mean).all() and np.isfinite(cov).all()):
+        raise ValueError(f"{name}: expected a finite mean and covariance, got NaN or infinity")
+    gap, size = float(np.abs(cov - cov.T).max()), float(np.abs(cov).max())
+    if gap > 1e-6 * size:
+        raise ValueError(
+            f"{name}: expected a symmetric covariance, got one with |S - S^T| up to {gap:.3g}"
+        )
+    least = float(np.linalg.eigvalsh(cov)[0])
+    if not least > 0:
+        raise ValueError(
+            f"{name}: expected a positive definite covariance, got one with eigenvalue {least:.3g}"
+        )
     return mean, cov
 
 
