@@ -628,6 +628,11 @@ def chain_with(**change):
             "prior: expected dimension 1, that of source, got 2",
         ),
         (lambda: GaussianBridge(*UNEQUAL, 0.0), ValueError, "schedule: expected a finite number"),
+        (
+            lambda: GaussianBridge(*UNEQUAL, 1.7e308),
+            ValueError,
+            r"schedule: expected numbers within float32's range, got 1.7e\+308",
+        ),
         (lambda: GaussianBridge(*UNEQUAL, [0.1]), TypeError, "schedule: expected a number"),
         (
             lambda: GaussianBridge(*UNEQUAL, 0.5, OU(0, 1)),

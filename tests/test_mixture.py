@@ -1,6 +1,7 @@
 """Bridges with a mixture as potential, against quadrature, Monte Carlo and finite differences."""
 
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -399,6 +400,55 @@ def test_any_law_can_be_the_source():
     assert np.abs(np.cov(x0.T, xN.T) - onward.coupling().cov).max() < 0.02
 
 
+def drawing(rows):
+    """A source in two dimensions that gives what `rows` makes of the number that is asked for."""
+    source = SimpleNamespace(sample=lambda n, seed=0: rows(n), dim=2)
+    return MixtureBridge(source, *potentials(2)["one"], 1.0, Schedule([0.5]))
+
+
+def spoilt(value, row, dtype=np.float32):
+    def rows(n):
+        found = np.zeros((n, 2), dtype)
+        found[row, 1] = value
+        return found
+
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("rows", "error", "words"),
+    [
+        (lambda n: np.zeros((20, 2)), ValueError, r"\({n}, 2\) from sample\({n}\), got \(20, 2\)"),
+        (lambda n: np.zeros((n + 1, 2)), ValueError, r"\({n}, 2\) from sample"),
+        (lambda n: np.zeros((n, 3)), ValueError, r"\({n}, 2\) from sample\({n}\), got \({n}, 3\)"),
+        (lambda n: np.zeros(n), ValueError, r"\({n}, 2\) from sample"),
+        (lambda n: np.zeros((n, 2), int), TypeError, "samples of floats, got .* int64"),
+        (spoilt(np.nan, 7), ValueError, "expected finite numbers, got nan in row 7, column 1"),
+        (spoilt(-np.inf, 9), ValueError, "expected finite numbers, got -inf in row 9, column 1"),
+    ],
+)
+def test_sources_that_do_not_draw_what_is_asked(rows, error, words):
+    problem = drawing(rows)
+    calls = [
+        (100, lambda: problem.sample_paths(100)),
+        (100, lambda: problem.coupling().sample(100)),
+        (100, lambda: problem.marginal(0.2).sample(100)),
+        (65536, lambda: problem.coupling().mean),
+        (65536, lambda: problem.marginal(0.2).cov),
+    ]
+    for n, call in calls:
+        with pytest.raises(error, match="source: .*" + words.replace("{n}", str(n))):
+            call()
+
+
+def test_rows_of_a_source_are_counted_from_the_first():
+    """Ends are drawn in blocks; a message counts rows over all of them."""
+    problem = drawing(spoilt(1e39, 600_000, np.float64))
+    words = r"source: expected numbers within float32's range, got 1e\+39 in row 600000, column 1"
+    with pytest.raises(ValueError, match=words):
+        problem.coupling().sample(600_001)
+
+
 # ---- bad input ----
 
 GIVEN = ([0.5, 0.5], [[0.0], [1.0]], 0.1)
@@ -444,6 +494,7 @@ X = np.zeros((2, 1))
             "means: expected 2 columns, .* got 1",
         ),
         (lambda: MixtureBridge(SOURCE, *GIVEN, 0.0), ValueError, "eps: expected a finite number"),
+        (lambda: MixtureBridge(SOURCE, *GIVEN, 1.7e308), ValueError, r"eps: .* got 1.7e\+308"),
         (
             lambda: MixtureBridge(SOURCE, *GIVEN, 1.0, Schedule([1.0])),
             ValueError,

@@ -1,5 +1,6 @@
 """Entropic transport between samples against POT, dense float64 arithmetic, and itself."""
 
+import copy
 import os
 import signal
 import threading
@@ -552,6 +553,7 @@ NAN[3, 1] = np.nan
         (ValueError, r"y: expected at least one row", (X, Y[:0], 1.0), {}),
         (ValueError, r"schedule: .* above 0, got -1", (X, Y, -1.0), {}),
         (ValueError, r"schedule: .*got 0", (X, Y, 0), {}),
+        (ValueError, r"schedule: .*float32's range, got 1.7e\+308", (X, Y, 1.7e308), {}),
         (TypeError, r"schedule: expected a dsb.Schedule", (X, Y, 1.0, OU), {}),
         (TypeError, r"reference: expected dsb.OU or", (X, Y, 1.0, "OU"), {}),
         (ValueError, r"reference: expected a mean", (X, Y, UNEVEN, dsb.OU([1.0] * 3, 1)), {}),
@@ -667,6 +669,33 @@ def test_bad_questions():
             call()
     with pytest.raises(ValueError, match="read-only"):
         plan.f[0] = 1.0
+
+
+@pytest.mark.parametrize("reference", [dsb.Brownian(), OU])
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_points_beyond_single_precision(reference, direction):
+    """They are refused; the farthest that are within it have an answer."""
+    bridge = DiscreteBridge(X, Y, UNEVEN, reference)
+    far = np.zeros((5, 2))
+    far[3, 1] = -1e39
+    words = r"expected numbers within float32's range, got -1e\+39 in row 3, column 1"
+    with pytest.raises(ValueError, match="z: " + words):
+        bridge.plan.entropic_map(far, direction)
+    with pytest.raises(ValueError, match="x: " + words):
+        bridge.drift(far, 0.5, direction)
+    with pytest.raises(ValueError, match="x: " + words):
+        bridge.drift(far, [0.5, 1.1, 0.5, 1.1, 0.5], direction)
+    far[3, 1] = 1e38
+    assert np.isfinite(bridge.plan.entropic_map(far, direction)).all()
+    assert np.isfinite(bridge.drift(far, 0.5, direction)).all()
+
+
+def test_copies_are_the_thing_itself():
+    bridge = DiscreteBridge(X, Y, UNEVEN)
+    for made in (bridge, bridge.plan):
+        assert copy.copy(made) is made and copy.deepcopy([made])[0] is made
+    law = copy.deepcopy(bridge.marginal(0.5))
+    np.testing.assert_array_equal(law.sample(5), bridge.marginal(0.5).sample(5))
 
 
 @pytest.mark.parametrize(

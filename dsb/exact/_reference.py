@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import _core
-from .._check import F32, F64, real, shown
+from .._check import F32, F64, real, shown, single
 from ..gaussian import USER_STREAM
 from ..reference import OU, Brownian
 from ..schedule import Schedule
@@ -85,7 +85,8 @@ class ReferenceProcess:
                 f"got {shown(schedule)}"
             )
         else:
-            self.T = real("schedule", schedule, above=0)
+            # Noise of variance 2 T is drawn in float32; its square has to be within float64.
+            self.T = single("schedule", real("schedule", schedule, above=0))
         self.dim = dim
         reference.centre(dim)  # refuses a mean of another dimension
         self.mean: F64 = np.zeros(dim)

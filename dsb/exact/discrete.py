@@ -14,7 +14,7 @@ from ..reference import OU, Brownian
 from ..schedule import Schedule
 from ._problem import Problem, direction_of
 from .gaussian import leaving
-from .plan import Plan
+from .plan import Plan, kernel_rows
 from .sinkhorn import sinkhorn
 
 
@@ -172,6 +172,7 @@ class DiscreteBridge(Problem):
     def drift(self, x: ArrayLike, t: float | ArrayLike, direction: Direction = "backward") -> F64:
         """See `Problem.drift`. At the time where a direction ends it has no drift: ValueError."""
         x, direction = self._points(x), direction_of(direction)
+        kernel_rows("x", x, x)  # before they are grouped, so that a message counts all rows
         result = np.empty_like(x)
         for time, where in self._groups(t, len(x)):
             result[where] = self._drift(x[where], time, direction)
@@ -204,7 +205,7 @@ class DiscreteBridge(Problem):
         if direction == "forward":
             factor, variance = process.transition(t, process.T)
             rows = factor * x + (1.0 - factor) * process.mean - s.centre
-            mean = _means(rows, s.y, plan, direction, variance, s.y)
+            mean = _means(kernel_rows("x", x, rows), s.y, plan, direction, variance, s.y)
             return np.asarray(mean + s.centre)
         factor, variance = process.transition(0.0, t)
         starts = np.asarray(s.source, np.float64)
@@ -214,7 +215,7 @@ class DiscreteBridge(Problem):
         )  # and factor * middle + (1 - factor) m goes to the rows
         rows = x - (factor * middle + (1.0 - factor) * process.mean)
         values = (starts - middle).astype(np.float32)
-        mean = _means(rows, columns, plan, direction, variance, values)
+        mean = _means(kernel_rows("x", x, rows), columns, plan, direction, variance, values)
         return np.asarray(mean + middle)
 
     def sample_paths(self, n: int, schedule: Schedule | None = None, seed: int = 0) -> F32:
@@ -222,6 +223,12 @@ class DiscreteBridge(Problem):
         n, _, seed = self._room(n, schedule, seed)
         x, y = self.coupling().sample(n, seed)
         return self._process.bridge_paths(x, y, schedule, seed)
+
+    def __copy__(self) -> DiscreteBridge:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> DiscreteBridge:
+        return self
 
 
 def _masses(plan: Plan) -> tuple[F64, F64]:
@@ -231,11 +238,11 @@ def _masses(plan: Plan) -> tuple[F64, F64]:
 
 
 def _means(
-    rows: F64, columns: F64 | F32, plan: Plan, direction: Direction, variance: float, values: F32
+    rows: F32, columns: F64 | F32, plan: Plan, direction: Direction, variance: float, values: F32
 ) -> F64:
     """Means of values over the columns, with the weights that they have at each row."""
-    z, points = (np.ascontiguousarray(part, np.float32) for part in (rows, columns))
-    return _core.conditional_mean(z, points, plan.heights(direction), variance, values)[1]
+    points = np.ascontiguousarray(columns, np.float32)
+    return _core.conditional_mean(rows, points, plan.heights(direction), variance, values)[1]
 
 
 __all__ = ["DiscreteBridge", "PlanCoupling", "PlanMarginal"]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from .. import _core
 from .._build import mixed
-from .._check import F32, F64, I64, afford, array, integer, real
+from .._check import F32, F64, I64, afford, array, described, integer, real, rows, single
 from ..gaussian import Gaussian
 from ..history import Direction
 from ..reference import Brownian
@@ -79,7 +79,7 @@ class MixtureBridge(Problem):
         schedule: Schedule | None = None,
     ) -> None:
         self._potential = Mixture(weights, means, covs)
-        self._eps = real("eps", eps, above=0)
+        self._eps = single("eps", real("eps", eps, above=0))
         if schedule is not None and not isinstance(schedule, Schedule):
             raise TypeError(f"schedule: expected a dsb.Schedule, got {type(schedule).__name__}")
         if schedule is not None and not abs(2.0 * schedule.T / self._eps - 1.0) <= CLOSE:
@@ -265,10 +265,10 @@ class MixtureBridge(Problem):
         chosen: I64 = (uniform[:, None] * edges[:, -1:] > edges[:, :-1]).sum(axis=1)
         z = _core.normals(seed, CONDITIONAL, 1, first, len(x), self.dim)
         result = np.empty(x.shape, dtype=np.float32)
-        for k, rows in groups(chosen):
+        for k, where in groups(chosen):
             values = mixture._values[k]
-            y = mixture.to_axes(k, x[rows] - mixture._means[k]) * (values / (values + self._eps))
-            result[rows] = mixture._means[k] + mixture.from_axes(k, y + z[rows] * spread[k])
+            y = mixture.to_axes(k, x[where] - mixture._means[k]) * (values / (values + self._eps))
+            result[where] = mixture._means[k] + mixture.from_axes(k, y + z[where] * spread[k])
         return result
 
     def _moments(self) -> Moments:
@@ -280,7 +280,7 @@ class MixtureBridge(Problem):
 
     def _averaged(self) -> Moments:
         d = self.dim
-        x = points("source", self._source.sample(STARTS, seed=0), d)
+        x = points("source", _drawn(self._source, STARTS, 0, d), d)
         within = self._potential.spectral(self._spread())
         ends, given = np.empty_like(x), np.zeros(len(self._potential))
         between = np.zeros((d, d))
@@ -346,11 +346,12 @@ class MixtureCoupling:
         problem = self._problem
         afford("n", n, 8 * self.dim)
         # A seed apart: the source may be a law of this package that draws with the same counters.
-        x0 = np.asarray(problem._source.sample(n, seed=mixed(seed, 1)), dtype=np.float32)
+        drawn = _drawn(problem._source, n, mixed(seed, 1), self.dim)
+        x0 = np.asarray(rows("source", drawn, least=1), dtype=np.float32)
         xN = np.empty_like(x0)
         many = max(1, BLOCK // self.dim)
         for first in range(0, n, many):
-            some = points("source", x0[first : first + many], self.dim)
+            some = x0[first : first + many].astype(np.float64)
             xN[first : first + many] = problem._draw_ends(some, first, seed)
         return x0, xN
 
@@ -402,3 +403,15 @@ def _dimension(source: Any) -> int:
     if drawn.ndim != 2:
         raise ValueError(f"source: expected samples of shape (n, d), got {drawn.shape}")
     return int(drawn.shape[1])
+
+
+def _drawn(source: Any, n: int, seed: int, dim: int) -> NDArray[Any]:
+    """n rows of a source, as many as were asked for."""
+    found = array("source", source.sample(n, seed=seed))
+    if found.dtype.kind != "f":
+        raise TypeError(f"source: expected samples of floats, got {described(found, found)}")
+    if found.shape != (n, dim):
+        raise ValueError(
+            f"source: expected samples of shape ({n}, {dim}) from sample({n}), got {found.shape}"
+        )
+    return found

@@ -9,7 +9,18 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .. import _core
-from .._check import F32, F64, I64, MAX_ROWS, afford, array, described, integer
+from .._check import (
+    F32,
+    F64,
+    FINITE_SINGLE,
+    I64,
+    MAX_ROWS,
+    afford,
+    array,
+    described,
+    first_nonfinite,
+    integer,
+)
 from ..gaussian import USER_STREAM
 from ..history import Direction
 from ._problem import direction_of, points
@@ -82,11 +93,11 @@ class Samples:
         return np.ascontiguousarray(self.source - middle, np.float32), middle
 
     def places(self, z: F64, direction: Direction) -> F32:
-        """Points of the direction's start as rows for the kernel."""
+        """Points z of the direction's start as rows for the kernel."""
         if direction == "backward":
-            return np.ascontiguousarray(z - self.centre, np.float32)
+            return kernel_rows("z", z, z - self.centre)
         moved = self.factor * z + ((1.0 - self.factor) * self.process.mean - self.centre)
-        return np.ascontiguousarray(moved, np.float32)
+        return kernel_rows("z", z, moved)
 
 
 class Plan:
@@ -318,8 +329,33 @@ class Plan:
             f"error {self._error:.2g} after {self.iterations} iterations, {state})"
         )
 
+    def __copy__(self) -> Plan:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Plan:
+        return self
+
     def __getstate__(self) -> Any:
         raise TypeError("a Plan is not pickled: keep f and g, and give them as warm_start")
+
+
+def kernel_rows(name: str, given: F64, moved: F64) -> F32:
+    """`moved`, which are the points `given` seen from the kernel's centre, in single precision.
+
+    Raises
+    ------
+    ValueError
+        A point is too far away for it.
+    """
+    with np.errstate(over="ignore"):
+        result = np.ascontiguousarray(moved, np.float32)
+    row = first_nonfinite(result)
+    if row is not None:
+        column = int(np.argmin(np.isfinite(result[row])))
+        raise ValueError(
+            f"{name}: expected {FINITE_SINGLE}, got {given[row, column]} in row {row}, column {column}"
+        )
+    return result
 
 
 def _indices(name: str, value: ArrayLike, size: int) -> I64:
