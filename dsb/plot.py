@@ -1,4 +1,4 @@
-"""Pictures of bridges, with Matplotlib (an extra: pip install schrodinger-bridge[plot]).
+"""Pictures of bridges, with Matplotlib (an extra: pip install 'schrodinger-bridge[plot]').
 
 The functions return a Matplotlib Figure that is registered nowhere: save it with `figure.savefig(path)`;
 a notebook shows it.
@@ -20,7 +20,7 @@ try:
     from matplotlib.ticker import MaxNLocator
 except ImportError as error:
     raise ImportError(
-        "dsb.plot needs Matplotlib: pip install schrodinger-bridge[plot]", name="matplotlib"
+        "dsb.plot needs Matplotlib: pip install 'schrodinger-bridge[plot]'", name="matplotlib"
     ) from error
 
 if TYPE_CHECKING:

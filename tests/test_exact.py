@@ -2,6 +2,7 @@
 
 import pickle
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -753,5 +754,8 @@ def test_missing_extra_names_the_command():
     words = r"sums needs no_such: pip install 'schrodinger-bridge\[metrics\]'"
     with pytest.raises(ImportError, match=words):
         need("no_such.module", "metrics", "sums")
+    # A shell such as zsh would take bare brackets for a pattern.
+    hints = Path(dsb.__file__).with_name("plot.py").read_text(encoding="utf-8")
+    assert hints.count("pip install 'schrodinger-bridge[plot]'") == hints.count("pip install") == 2
     assert need("numpy.linalg", "metrics", "sums") is np.linalg
     assert dsb.exact.GaussianBridge is GaussianBridge
