@@ -156,7 +156,7 @@ def test_without_matplotlib(monkeypatch):
     monkeypatch.delitem(sys.modules, "dsb.plot")
     monkeypatch.delattr(dsb, "plot", raising=False)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match=r"pip install schrodinger-bridge\[plot\]"):
+    with pytest.raises(ImportError, match=r"pip install 'schrodinger-bridge\[plot\]'"):
         dsb.plot.marginals  # noqa: B018
 
 
