@@ -912,7 +912,7 @@ def test_fork_after_use(trained):
 
 def test_fork_while_another_thread_uses_the_bridge(trained, tmp_path):
     used, idle, waiting = small(), small(), small()
-    inside, leave = threading.Event(), threading.Event()
+    inside, paused, leave = threading.Event(), threading.Event(), threading.Event()
 
     def hold():
         with used._in_line(), used._turn:
@@ -920,6 +920,7 @@ def test_fork_while_another_thread_uses_the_bridge(trained, tmp_path):
             leave.wait(60)
 
     def pause(bridge, record):
+        paused.set()
         leave.wait(60)
 
     threads = [
@@ -930,8 +931,8 @@ def test_fork_while_another_thread_uses_the_bridge(trained, tmp_path):
     ]
     for thread in threads:
         thread.start()
-    while not (inside.is_set() and waiting.step == 3):
-        time.sleep(0.01)
+    assert inside.wait(60)
+    assert paused.wait(60)
 
     def use():
         for call in (
