@@ -49,7 +49,9 @@ GOALS = {
     "sinkhorn_floor": Goal("Sinkhorn, an iteration over all pairs", "times the floor", 2, 1.5),
     "sinkhorn_memory": Goal("memory of Sinkhorn beyond the data", "MB", 20, 5),
     "unet_scaling_bf16": Goal("two threads over one, bfloat16", "x", 1.7, 1.95),
-    "metrics_sliced_2": Goal("sliced W of 10,000 points against POT and PyTorch, d = 2", "x", 5, 10),
+    "metrics_sliced_2": Goal(
+        "sliced W of 10,000 points against POT and PyTorch, d = 2", "x", 5, 10
+    ),
     "metrics_sliced_50": Goal("the same, d = 50", "x", 5, 10),
     "metrics_energy_2": Goal("energy distance against PyTorch's fastest, d = 2", "x", 5, 10),
     "metrics_energy_50": Goal("the same, d = 50", "x", 5, 10),
