@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+
 from . import _core, _turns
 from ._check import Rows, Shape
 from ._ends import End
@@ -103,3 +105,13 @@ class Facts:
     def memory(self) -> dict[str, int]:
         """Bytes that the bridge holds or will hold, by purpose and in total; data not counted."""
         return self._core.memory()
+
+    def _in_line(self) -> AbstractContextManager[object]:
+        """`with bridge._in_line(), bridge._turn:` has the core between two chunks of steps."""
+        if self._turn._is_owned():  # as threading.Condition asks
+            raise RuntimeError(
+                "the bridge was called by a signal handler in the middle of its own work; raise "
+                "KeyboardInterrupt there, and call the bridge once that has ended"
+            )
+        queue: AbstractContextManager[object] = self._queue
+        return queue

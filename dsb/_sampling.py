@@ -12,7 +12,7 @@ from .history import DIRECTIONS, Direction
 from .schedule import Schedule
 
 if TYPE_CHECKING:
-    from .bridge import Bridge
+    from ._answers import Answers
 
 
 class Request(NamedTuple):
@@ -25,14 +25,14 @@ class Request(NamedTuple):
     paths: bool = False
 
 
-def paths(bridge: Bridge, start: object, how: Request) -> F32:
+def paths(bridge: Answers, start: object, how: Request) -> F32:
     """`Bridge.paths`."""
     if isinstance(start, (int, np.integer)):
         return _simulate(bridge, ("start", "start"), start, None, how)
     return _simulate(bridge, ("start", "start"), None, start, how)
 
 
-def sample(bridge: Bridge, n: object, x: object, how: Request) -> F32:
+def sample(bridge: Answers, n: object, x: object, how: Request) -> F32:
     """`Bridge.sample`."""
     if (n is None) == (x is None):
         raise ValueError(f"n: expected either n or x, got {'neither' if x is None else 'both'}")
@@ -43,7 +43,7 @@ def sample(bridge: Bridge, n: object, x: object, how: Request) -> F32:
     return _simulate(bridge, ("n", "x"), n, x, how)
 
 
-def _simulate(bridge: Bridge, names: tuple[str, str], n: object, x: object, how: Request) -> F32:
+def _simulate(bridge: Answers, names: tuple[str, str], n: object, x: object, how: Request) -> F32:
     """From `n` starts that are drawn or from the starts `x`; `names` are those of the arguments."""
     choice("direction", how.direction, DIRECTIONS)
     flag("final_noise", how.final_noise)
@@ -78,7 +78,7 @@ def _simulate(bridge: Bridge, names: tuple[str, str], n: object, x: object, how:
     return _finite(what, how.direction, result).reshape(*result.shape[:-1], *bridge.shape)
 
 
-def drift(bridge: Bridge, given: object, t: object, direction: Direction) -> F32:
+def drift(bridge: Answers, given: object, t: object, direction: Direction) -> F32:
     """`Bridge.drift`."""
     choice("direction", direction, DIRECTIONS)
     x = _points("x", bridge, given)
@@ -110,7 +110,7 @@ def _finite(what: str, direction: Direction, result: F32) -> F32:
     return result
 
 
-def _points(name: str, bridge: Bridge, x: object) -> F32:
+def _points(name: str, bridge: Answers, x: object) -> F32:
     """Points given by the user as rows, [n, d]."""
     found, _ = points(name, x, least=1, shape=bridge.shape)
     if found.dtype == np.uint8:
@@ -118,7 +118,7 @@ def _points(name: str, bridge: Bridge, x: object) -> F32:
     return found  # type: ignore[return-value]
 
 
-def _steps(bridge: Bridge, schedule: Schedule) -> Any:
+def _steps(bridge: Answers, schedule: Schedule) -> Any:
     """Steps other than those of training, checked; None where they are the same."""
     if not isinstance(schedule, Schedule):
         raise TypeError(f"schedule: expected a dsb.Schedule, got {type(schedule).__name__}")

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Literal, NoReturn
 
 from numpy.typing import ArrayLike
 
-from . import _build, _core, _sampling, _turns, _weights
+from . import _build, _core, _turns, _weights
+from ._answers import Answers
 from ._check import F32, choice, flag
 from ._ends import End
-from ._facts import Facts
 from ._fit import Fit
 from ._settings import CONVENTIONS, Settings
 from .gaussian import Gaussian
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from ._evaluate import Evaluate
 
 
-class Bridge(Facts):
+class Bridge(Answers):
     r"""Schrödinger bridge between two distributions, by alternating half-bridges (IPF).
 
     Among all processes that start in the source distribution and end in the prior, the one closest, in
@@ -346,16 +345,6 @@ class Bridge(Facts):
             run.active = False
         return self.history
 
-    def _in_line(self) -> AbstractContextManager[object]:
-        """`with bridge._in_line(), bridge._turn:` has the core between two chunks of steps."""
-        if self._turn._is_owned():  # as threading.Condition asks
-            raise RuntimeError(
-                "the bridge was called by a signal handler in the middle of its own work; raise "
-                "KeyboardInterrupt there, and call the bridge once that has ended"
-            )
-        queue: AbstractContextManager[object] = self._queue
-        return queue
-
     def _collect(self) -> None:
         """Takes over the log of a half-bridge that has ended."""
         if self._core.half_bridge > len(self._finished):
@@ -366,95 +355,6 @@ class Bridge(Facts):
         if self._core.steps == 0:
             return list(self._finished)
         return [*self._finished, half_bridge(len(self._finished), *self._core.log())]
-
-    # ---- what it answers ----
-
-    def sample(
-        self,
-        n: int | None = None,
-        *,
-        x: ArrayLike | None = None,
-        direction: Direction = "backward",
-        seed: int | None = None,
-        schedule: Schedule | None = None,
-        final_noise: bool = False,
-    ) -> F32:
-        r"""End points of simulated paths: X_0 from X_N ~ prior, or X_N from X_0 ~ source.
-
-        Parameters
-        ----------
-        n : int, optional
-            Number of paths; their starts are drawn from the direction's end (rows of data in random
-            order, each as often as the others).
-        x : array_like, shape (n, d) or (n, c, h, w), optional
-            Starts, in place of `n`.
-        direction : {"backward", "forward"}
-            From the prior to the source, or from the source to the prior. The forward process is the
-            reference until its net has been trained.
-        seed : int, optional
-            Equal seeds, equal draws. Default: a new one for every call, counted from the making or
-            loading of the bridge, so that a script gives the same draws again.
-        schedule : Schedule, optional
-            Other steps up to the same T; needs output "drift" and convention "grid".
-        final_noise : bool
-            Whether the last step, too, adds noise of variance 2 g. Training and the tables of population
-            values keep it; pictures are better without.
-
-        Returns
-        -------
-        ndarray, shape (n, d) or (n, c, h, w), float32
-            On the scale that training uses: uint8 data come out as -1 .. 1.
-
-        Raises
-        ------
-        RuntimeError
-            The backward net has not been trained.
-        TypeError, ValueError
-            An argument is of the wrong type, shape or range.
-        FloatingPointError
-            The result holds NaN or infinity.
-        MemoryError
-            The result needs more memory than there is; the message says how many rows would fit.
-        """
-        how = _sampling.Request(direction, seed, schedule, final_noise)
-        return _sampling.sample(self, n, x, how)
-
-    def paths(
-        self,
-        start: int | ArrayLike,
-        *,
-        direction: Direction = "backward",
-        seed: int | None = None,
-        schedule: Schedule | None = None,
-        final_noise: bool = False,
-    ) -> F32:
-        """Whole simulated paths, shape (n, N + 1, d): [:, 0] are the starts, [:, -1] what `sample` gives.
-
-        Those of images are (n, N + 1, c, h, w). `start` is the number of paths or their starts, shape
-        (n, d) or (n, c, h, w); the rest as in `sample`. The states of a backward path thus belong to the
-        times T .. 0, those of a forward path to 0 .. T.
-        """
-        how = _sampling.Request(direction, seed, schedule, final_noise, paths=True)
-        return _sampling.paths(self, start, how)
-
-    def drift(self, x: ArrayLike, t: float | ArrayLike, direction: Direction = "backward") -> F32:
-        r"""Drift of a direction's own process per unit of time: (B(x) - x) / g or (F(x) - x) / g.
-
-        Parameters
-        ----------
-        x : array_like, shape (n, d) or (n, c, h, w)
-        t : float or array_like, shape (n,)
-            Times in [0, T], counted from the source in both directions. With output "drift" and
-            convention "grid" any time will do, otherwise a time of the grid that the direction leaves.
-        direction : {"backward", "forward"}
-
-        Returns
-        -------
-        ndarray, of the shape of x, float32
-            In units of data per unit of t. Half the difference, forward minus backward, is the velocity
-            of the probability flow; half their sum tends to grad log p_t.
-        """
-        return _sampling.drift(self, x, t, direction)
 
     # ---- weights ----
 
