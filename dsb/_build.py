@@ -96,6 +96,21 @@ def check_process(schedule: object, reference: object, settings: Settings) -> No
         )
 
 
+def check_pairs(source: End, prior: End) -> None:
+    """ValueError where rows of the ends cannot belong together one by one."""
+    for end in (source, prior):
+        if end.shape is None:
+            raise ValueError(
+                f"first_coupling: 'pairs' needs rows of data at both ends, the {end.name} is a Gaussian"
+            )
+    rows = [end.shape[0] for end in (source, prior) if end.shape is not None]
+    if rows[0] != rows[1]:
+        raise ValueError(
+            "first_coupling: 'pairs' needs as many rows of the source as of the prior, row i of one with "
+            f"row i of the other, got {rows[0]:,} and {rows[1]:,}"
+        )
+
+
 def net_of(net: Net | None, point: Shape, official: bool) -> tuple[Graph, str]:
     """The graph of what was given, or of the default, for points of shape (d,) or (c, h, w); its name."""
     if net is None:
@@ -176,6 +191,7 @@ def describe(bridge: Bridge) -> str:
     extras = "".join(
         f", {name} {getattr(s, name):g}" for name in ("clip", "ema") if getattr(s, name)
     )
+    coupling = f" from {s.first_coupling} ends" if s.objective == "bridge" else ""
     used = precision_in_use(s.precision)
     precision = used if used == s.precision else f"{used} in place of {s.precision}"
     lines = {
@@ -184,7 +200,7 @@ def describe(bridge: Bridge) -> str:
         "schedule": f"{schedule!r}, T = {schedule.T:.6g}",
         "reference": repr(bridge._reference),
         "net": f"{bridge._label}, {n:,} parameters in each direction",
-        "method": f"convention {s.convention}, objective {s.objective}, output {s.output}",
+        "method": f"convention {s.convention}, objective {s.objective}{coupling}, output {s.output}",
         "training": f"batch {s.batch}, {rate}{extras}",
         "work": f"microbatch {core.microbatch}, {core.lanes} lanes, seed {s.seed}, "
         f"cpu {_core.isa()}, {precision}",

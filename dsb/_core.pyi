@@ -169,7 +169,8 @@ class Bridge:
         steps: F64,  # g_0 .. g_{N-1}
         convention: Literal["grid", "official"] = "grid",
         output: Literal["mean", "step", "drift"] = "drift",
-        objective: Literal["dsb", "simplified"] = "dsb",
+        objective: Literal["dsb", "simplified", "bridge"] = "dsb",
+        first_coupling: Literal["reference", "independent", "pairs"] = "reference",
         closed_form: bool = True,
         antithetic: bool = False,
         batch: int = 512,
@@ -200,6 +201,10 @@ class Bridge:
     def step(self) -> int: ...  # done in the current half-bridge
     @property
     def steps(self) -> int: ...  # of the current half-bridge, 0: not begun
+    @property
+    def simulation_evaluations(self) -> int: ...  # rows that a net simulated with
+    @property
+    def training_evaluations(self) -> int: ...  # rows of gradient steps
     def memory(
         self,
     ) -> dict[str, int]: ...  # bytes: planes, gradients, activations, weights, cache, ends, total

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from typing import NamedTuple
 
 from . import _core, _turns
 from ._check import Rows, Shape
@@ -14,6 +15,13 @@ from .history import HalfBridge
 from .nn import Graph
 from .reference import OU, Brownian
 from .schedule import Schedule
+
+
+class Evaluations(NamedTuple):
+    """Rows of x that went through a net."""
+
+    simulation: int  # to fill the cache; the reference is no net
+    training: int  # forth and back, in gradient steps
 
 
 class Facts:
@@ -101,6 +109,11 @@ class Facts:
     def step(self) -> int:
         """Gradient steps done in the half-bridge under way, 0 where none is."""
         return self._core.step
+
+    @property
+    def evaluations(self) -> Evaluations:
+        """Rows put through a net by `fit` since the bridge was made or loaded: what methods cost."""
+        return Evaluations(self._core.simulation_evaluations, self._core.training_evaluations)
 
     def memory(self) -> dict[str, int]:
         """Bytes that the bridge holds or will hold, by purpose and in total; data not counted."""

@@ -8,7 +8,8 @@ from . import _core
 from ._check import MAX_SEED, choice, flag, integer, real, shown, single
 
 CONVENTIONS = ("grid", "official")
-OBJECTIVES = ("dsb", "simplified")
+OBJECTIVES = ("dsb", "simplified", "bridge")
+COUPLINGS = ("reference", "independent", "pairs")
 OUTPUTS = ("mean", "step", "drift")
 RATES = ("constant", "cosine")
 PRECISIONS: tuple[_core.Precision, ...] = ("float32", "bf16x3", "bf16")
@@ -42,6 +43,7 @@ class Settings(NamedTuple):
     epsilon: float
     seed: int
     precision: str = PRECISIONS[0]  # asked for; files of format 1 do not say
+    first_coupling: str = COUPLINGS[0]  # files of formats 1 and 2 know no other
 
     @classmethod
     def of(cls, *, betas: Any, eps: Any, convolves: bool, **given: Any) -> Settings:
@@ -54,6 +56,7 @@ class Settings(NamedTuple):
         defaults: dict[str, Any] = {
             "output": "drift" if grid else "step",
             "closed_form": grid,
+            "first_coupling": COUPLINGS[0],
             "microbatch": 0,
             "lanes": 0,
             "cache_bytes": 0,
@@ -75,6 +78,16 @@ class Settings(NamedTuple):
     def _checked(self) -> Settings:
         choice("convention", self.convention, CONVENTIONS)
         choice("objective", self.objective, OBJECTIVES)
+        choice("first_coupling", self.first_coupling, COUPLINGS)
+        if self.objective == "bridge" and self.convention == "official":
+            raise ValueError(
+                "objective: 'bridge' needs convention='grid'; the released code has no such target"
+            )
+        if self.objective != "bridge" and self.first_coupling != COUPLINGS[0]:
+            raise ValueError(
+                f"first_coupling: {self.first_coupling!r} needs objective='bridge', "
+                f"got objective {self.objective!r}"
+            )
         choice("output", self.output, OUTPUTS)
         choice("lr_schedule", self.lr_schedule, RATES)
         choice("precision", self.precision, PRECISIONS)

@@ -60,9 +60,18 @@ class Bridge(Answers):
         "grid": the state at t_i is told 1000 t_i / T in training and in sampling, nets and Adam's state
         are kept from one half-bridge to the next. "official": the released code as it is: raw times that
         differ by a step between training and sampling, fresh nets and Adam in every half-bridge.
-    objective : {"dsb", "simplified"}
-        Target of the regression: equations 12 and 13, or the other end of the step itself, which takes
-        half the evaluations and has another limit.
+    objective : {"dsb", "simplified", "bridge"}
+        What B_{k+1}(X_{k+1}) is regressed on, F likewise. "dsb": X_{k+1} + F_k(X_k) - F_k(X_{k+1}), equations
+        12 and 13. "simplified": X_k, half the evaluations, another limit. "bridge": E[X_k | X_0, X_{k+1}]
+        of the reference, at states X_{k+1} drawn from the reference pinned at both ends of a simulated
+        path (bridge matching, arXiv:2303.16852): what happened between the ends is drawn afresh in every
+        half-bridge, so that the coupling does not drift away from the reference.
+    first_coupling : {"reference", "independent", "pairs"}, optional
+        Where objective "bridge" has its ends from before there are nets. "reference": X_0 and where the
+        reference takes it; half-bridges are then those of IPF. "independent": X_0 and X_N drawn apart from
+        each other, iterative Markovian fitting (IMF). "pairs": row i of the source with row i of the prior,
+        for the first half-bridge of both directions: after `fit(ipf=1)` the bridge matches the given
+        coupling, and further iterations are IMF from there. Default: "reference".
     output : {"drift", "step", "mean"}, optional
         What the net puts out: (B(x) - x) / g_k with loss weight proportional to g_k; B(x) - x; B(x).
         Default: "drift"; convention "official": "step", the released drift matching.
@@ -91,7 +100,9 @@ class Bridge(Answers):
         Bound of the gradient's norm, 0 for none. Default: none; nets with convolutions: 1.
     ema : float, optional
         Rate mu of the moving average shadow = mu shadow + (1 - mu) theta, which then simulates and
-        samples in place of the trained weights, 0 for none. Default: none; nets with convolutions: .999.
+        samples in place of the trained weights, 0 for none. With convention "grid" it begins anew with
+        every half-bridge: sum_i mu^(s-i) theta_i over its steps i = 1 .. s, divided by the sum of the
+        factors. Default: none; nets with convolutions: .999.
         Those four are what arXiv:2106.01357 published for images.
     betas, eps : (float, float), float
         Adam's.
@@ -138,7 +149,8 @@ class Bridge(Answers):
         reference: OU | Brownian | None = None,
         net: _build.Net | None = None,
         convention: Literal["grid", "official"] = "grid",
-        objective: Literal["dsb", "simplified"] = "dsb",
+        objective: Literal["dsb", "simplified", "bridge"] = "dsb",
+        first_coupling: Literal["reference", "independent", "pairs"] | None = None,
         output: Literal["drift", "step", "mean"] | None = None,
         closed_form: bool | None = None,
         antithetic: bool = False,
@@ -173,6 +185,7 @@ class Bridge(Answers):
             convolves=graph.convolves,
             convention=convention,
             objective=objective,
+            first_coupling=first_coupling,
             output=output,
             closed_form=closed_form,
             antithetic=antithetic,
@@ -217,6 +230,8 @@ class Bridge(Answers):
         settings: Settings,
     ) -> None:
         _build.check_process(schedule, reference, settings)
+        if settings.first_coupling == "pairs":
+            _build.check_pairs(source, prior)
         self._core = _core.Bridge(
             _core.Net(graph.ops),
             **source.keywords(),

@@ -37,7 +37,7 @@ from .schedule import MAX_STEPS, Schedule
 if TYPE_CHECKING:
     from .bridge import Bridge
 
-FORMAT = 2
+FORMAT = 3
 KEY = "dsb"
 AUTO_DATA = 64 << 20
 MAX_HEADER = 16 << 20

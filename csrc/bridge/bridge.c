@@ -1,4 +1,5 @@
-/* Making and unmaking a bridge, its memory and its position. The loop is in trainer.c. */
+/* Making and unmaking a bridge, its memory and its position. What it is told is completed in configure.c, the
+ * loop is in trainer.c. */
 #include <assert.h>
 #include <math.h>
 #include <stdio.h>
@@ -7,147 +8,7 @@
 #include "base/memory.h"
 #include "bridge/trainer.h"
 
-#define MICROBATCH 64 /* rows whose activations stay in the second-level cache for the usual MLPs */
-/* Numbers in the largest image times rows, at most: some megabytes pass from op to op in a second-level
- * cache or not far from it. Time of a step of the U-Net for 28 x 28 pixels (Zen 5, one thread) with 2, 4, 8
- * and 16 rows, relative to 4: 1.03, 1, 1.00, 1.01 in float32 and 1.06, 1, 1.01, 1.02 in bf16. */
-#define IMAGE_NUMBERS (1 << 20)
-#define MAX_LANES 8
 #define SPARE ((size_t)8 << 20) /* bytes left to everybody else */
-
-/* Numbers in the largest image of a row; 0 for a net of vectors. */
-static int64_t
-largest_image(const dsb_net *net)
-{
-    int64_t most = 0;
-
-    for (int v = 0; v < net->n_values; v++) {
-        const dsb_shape *s = &net->values[v].shape;
-        int64_t size = s->image ? (int64_t)s->h * s->w * s->width : 0;
-
-        most = size > most ? size : most;
-    }
-    return most;
-}
-
-int
-dsb_default_chunk(const dsb_net *net)
-{
-    int64_t size = largest_image(net);
-    int rows = DSB_MAX_CHUNK;
-
-    while (size > 0 && rows > 1 && rows * size > IMAGE_NUMBERS) {
-        rows /= 2;
-    }
-    return rows;
-}
-
-int
-dsb_default_microbatch(const dsb_net *net, int batch)
-{
-    int rows = largest_image(net) > 0 ? dsb_default_chunk(net) : MICROBATCH;
-
-    rows = rows < 2 ? 2 : rows; /* antithetic pairs, and bfloat16's pairs of images */
-    while (rows > 2 && rows > batch / 2) {
-        rows /= 2;
-    }
-    return rows;
-}
-
-int
-dsb_default_lanes(int batch, int microbatch)
-{
-    int lanes = 1, n = (batch + microbatch - 1) / microbatch;
-
-    while (2 * lanes <= n && 2 * lanes <= MAX_LANES) {
-        lanes *= 2;
-    }
-    return lanes;
-}
-
-/* ---- configuration ---- */
-
-static dsb_status
-check_training(const dsb_bridge_config *c)
-{
-    DSB_REQUIRE(c->batch >= 1 && c->batch <= 1 << 24, "batch must lie in 1 .. 2^24, got %d",
-                c->batch);
-    DSB_REQUIRE(!c->antithetic || c->batch % 2 == 0, "antithetic pairs need an even batch, got %d",
-                c->batch);
-    DSB_REQUIRE(c->refresh >= 1 && c->refresh <= 1 << 24, "refresh must lie in 1 .. 2^24, got %d",
-                c->refresh);
-    DSB_REQUIRE(c->reuse >= 1 && c->reuse <= 255, "reuse must lie in 1 .. 255, got %d", c->reuse);
-    DSB_REQUIRE(c->cache_bytes >= 0, "cache_bytes must not be negative, got %lld",
-                (long long)c->cache_bytes);
-    DSB_REQUIRE(c->rate.rate > 0.0 && c->rate.rate <= 1e6,
-                "learning_rate must lie in (0, 1e6], got %g", c->rate.rate);
-    DSB_REQUIRE(c->rate.clip >= 0.0 && isfinite(c->rate.clip), "clip must not be negative, got %g",
-                c->rate.clip);
-    DSB_REQUIRE(c->adam.beta1 >= 0.0f && c->adam.beta1 < 1.0f, "beta1 must lie in [0, 1), got %g",
-                (double)c->adam.beta1);
-    DSB_REQUIRE(c->adam.beta2 >= 0.0f && c->adam.beta2 < 1.0f, "beta2 must lie in [0, 1), got %g",
-                (double)c->adam.beta2);
-    DSB_REQUIRE(c->adam.epsilon > 0.0f, "epsilon must be positive, got %g",
-                (double)c->adam.epsilon);
-    DSB_REQUIRE(c->adam.ema >= 0.0f && c->adam.ema < 1.0f, "ema must lie in [0, 1), got %g",
-                (double)c->adam.ema);
-    return DSB_OK;
-}
-
-static dsb_status
-fill_lanes(dsb_bridge_config *c)
-{
-    int n;
-
-    if (c->microbatch == 0) {
-        c->microbatch = dsb_default_microbatch(c->net, c->batch);
-    }
-    DSB_REQUIRE(c->microbatch >= 1 && c->microbatch <= 1 << 16,
-                "microbatch must lie in 1 .. 65536, got %d", c->microbatch);
-    DSB_REQUIRE(!c->antithetic || c->microbatch % 2 == 0,
-                "antithetic pairs need an even microbatch, got %d", c->microbatch);
-    if (c->lanes == 0) {
-        c->lanes = dsb_default_lanes(c->batch, c->microbatch);
-    }
-    n = (c->batch + c->microbatch - 1) / c->microbatch;
-    DSB_REQUIRE(c->lanes >= 1 && c->lanes <= n && (c->lanes & (c->lanes - 1)) == 0,
-                "lanes must be a power of two, at most the %d microbatches of a batch, got %d", n,
-                c->lanes);
-    return DSB_OK;
-}
-
-static dsb_cache_shape
-cache_shape(const dsb_bridge_config *c)
-{
-    return (dsb_cache_shape){.dim = dsb_net_dim(c->net),
-                             .batch = c->batch,
-                             .refresh = c->refresh,
-                             .reuse = c->reuse,
-                             .group = c->antithetic ? 2 : 1,
-                             .n = c->n};
-}
-
-/* A refresh, at most the one asked for, whose window fits in cache_bytes and can be numbered. */
-static dsb_status
-bound_refresh(dsb_bridge_config *c)
-{
-    dsb_cache_shape shape = cache_shape(c);
-    size_t bound = c->cache_bytes > 0 ? (size_t)c->cache_bytes : SIZE_MAX;
-
-    while (c->cache_bytes > 0 && shape.refresh > 1 &&
-           (!dsb_cache_countable(&shape) || dsb_cache_bytes(&shape) > bound)) {
-        shape.refresh = shape.refresh * 9 / 10;
-    }
-    DSB_REQUIRE(
-        dsb_cache_countable(&shape),
-        "a window of the cache holds at most 2^32 - 1 rows: lower refresh (%d) or batch (%d)",
-        shape.refresh, c->batch);
-    DSB_REQUIRE(dsb_cache_bytes(&shape) <= bound,
-                "cache_bytes = %lld is too small: the rows of one gradient step take %zu bytes",
-                (long long)c->cache_bytes, dsb_cache_bytes(&shape));
-    c->refresh = shape.refresh;
-    return DSB_OK;
-}
 
 /* ---- memory ---- */
 
@@ -156,7 +17,7 @@ memory_of(const dsb_bridge_config *c, const dsb_backend *be, const dsb_plan *tra
           const dsb_plan *infer)
 {
     int workers = be->workers();
-    dsb_cache_shape shape = cache_shape(c);
+    dsb_cache_shape shape = dsb_config_cache_shape(c);
     int64_t row = dsb_pitch(shape.dim) + 2;
     dsb_memory m = {
         .planes = 2 * dsb_learner_bytes(c->net, c->adam.ema > 0.0f),
@@ -285,6 +146,12 @@ dsb_bridge_memory(const dsb_bridge *bridge)
     return memory_of(&bridge->config, bridge->be, bridge->train_plan, bridge->infer_plan);
 }
 
+dsb_evaluations
+dsb_bridge_evaluations(const dsb_bridge *bridge)
+{
+    return (dsb_evaluations){bridge->cache.evaluated, bridge->trained_rows};
+}
+
 /* ---- making ---- */
 
 static dsb_status
@@ -311,8 +178,6 @@ init_model(dsb_bridge *bridge, const dsb_bridge_config *c)
     DSB_REQUIRE(c->net->ports[DSB_PORT_COND] < 0 && c->net->ports[DSB_PORT_LABEL] < 0,
                 "a bridge feeds x and t only; this net asks for more");
     bridge->objective = dsb_objective_find(c->objective);
-    DSB_REQUIRE(bridge->objective != NULL, "unknown objective '%s'; there are dsb and simplified",
-                c->objective);
     DSB_TRY(dsb_schedule_init(&bridge->schedule, c->n, c->g));
     DSB_REQUIRE(
         c->convention != DSB_OFFICIAL || dsb_schedule_symmetric(&bridge->schedule),
@@ -325,6 +190,8 @@ init_model(dsb_bridge *bridge, const dsb_bridge_config *c)
     for (int i = 0; i < 2; i++) {
         DSB_TRY(dsb_steps_init(&bridge->steps[i], &bridge->schedule, (dsb_direction)i,
                                c->convention, c->output));
+        DSB_TRY(dsb_pinned_init(&bridge->pinned[i], &bridge->reference, &bridge->schedule,
+                                (dsb_direction)i));
     }
     return DSB_OK;
 }
@@ -347,7 +214,7 @@ init_memory(dsb_bridge *bridge)
 {
     const dsb_bridge_config *c = &bridge->config;
     const dsb_net *net = bridge->net;
-    dsb_cache_shape shape = cache_shape(c);
+    dsb_cache_shape shape = dsb_config_cache_shape(c);
 
     for (int i = 0; i < 2; i++) {
         DSB_TRY(dsb_learner_init(&bridge->learners[i], net, bridge->be, c->adam.ema > 0.0f));
@@ -365,23 +232,18 @@ init_memory(dsb_bridge *bridge)
 dsb_status
 dsb_bridge_create(const dsb_bridge_config *config, const dsb_backend *be, dsb_bridge **out)
 {
+    dsb_bridge_config complete = *config;
     dsb_bridge *bridge;
     dsb_status status;
 
     *out = NULL;
-    DSB_TRY(check_training(config));
+    DSB_TRY(dsb_config_complete(&complete));
     DSB_TRY(dsb_alloc(sizeof *bridge, &bridge));
-    bridge->config = *config;
+    bridge->config = complete;
     bridge->be = be;
     bridge->net = config->net;
     bridge->simulating_for = -1;
-    status = fill_lanes(&bridge->config);
-    if (status == DSB_OK) {
-        status = bound_refresh(&bridge->config);
-    }
-    if (status == DSB_OK) {
-        status = init_plans(bridge);
-    }
+    status = init_plans(bridge);
     if (status == DSB_OK) {
         status = init_model(bridge, config);
     }
@@ -427,6 +289,7 @@ dsb_bridge_destroy(dsb_bridge *bridge)
         dsb_learner_clear(&bridge->learners[i]);
         dsb_source_clear(&bridge->ends[i]);
         dsb_steps_clear(&bridge->steps[i]);
+        dsb_pinned_clear(&bridge->pinned[i]);
     }
     dsb_reference_clear(&bridge->reference);
     dsb_schedule_clear(&bridge->schedule);

@@ -140,7 +140,7 @@ dsb_gradients_reduce(dsb_gradients *gradients, int max_workers, double *norm_squ
 typedef struct update {
     dsb_learner *learner;
     const float *grad;
-    const dsb_adam *adam;
+    dsb_adam adam;
     dsb_step step;
 } update;
 
@@ -152,10 +152,21 @@ update_block(void *context, int64_t block, int worker)
     int64_t at = block * BLOCK;
 
     (void)worker;
-    u->learner->be->adam_step(NULL, block_length(u->learner->net->plane, block), u->adam, &u->step,
+    u->learner->be->adam_step(NULL, block_length(u->learner->net->plane, block), &u->adam, &u->step,
                               u->grad + at, planes[DSB_THETA] + at, planes[DSB_MOMENT1] + at,
                               planes[DSB_MOMENT2] + at,
                               planes[DSB_EMA] != NULL ? planes[DSB_EMA] + at : NULL);
+}
+
+/* mu_s = mu (1 - mu^(s-1)) / (1 - mu^s), s = step + 1: with it shadow <- mu_s shadow + (1 - mu_s) theta is
+ * sum_i (1 - mu) mu^(s-i) theta_i / (1 - mu^s), an average of this half-bridge's weights from its first step
+ * on, without bias towards those it began with. */
+static float
+average_rate(float mu, int64_t step)
+{
+    double m = (double)mu, before = pow(m, (double)step);
+
+    return (float)(m * (1.0 - before) / (1.0 - m * before));
 }
 
 void
@@ -163,7 +174,7 @@ dsb_learner_step(dsb_learner *learner, const dsb_gradients *gradients, const dsb
                  const dsb_adam *adam, int64_t step, int64_t steps, double norm_squared,
                  int max_workers)
 {
-    update u = {.learner = learner, .grad = gradients->planes, .adam = adam};
+    update u = {.learner = learner, .grad = gradients->planes, .adam = *adam};
     double t = (double)++learner->adam_steps, norm = sqrt(norm_squared), eta = rate->rate;
 
     if (rate->cosine) {
@@ -174,6 +185,9 @@ dsb_learner_step(dsb_learner *learner, const dsb_gradients *gradients, const dsb
     u.step.clip = 1.0f;
     if (rate->clip > 0.0 && rate->clip < norm + 1e-6) { /* PyTorch's clip_grad_norm_ */
         u.step.clip = (float)(rate->clip / (norm + 1e-6));
+    }
+    if (rate->fresh_average) {
+        u.adam.ema = average_rate(adam->ema, step);
     }
     learner->be->parallel(max_workers, gradients->n_blocks, update_block, &u);
     learner->trained = true;

@@ -14,8 +14,9 @@ typedef enum dsb_plane { DSB_THETA, DSB_MOMENT1, DSB_MOMENT2, DSB_EMA, DSB_PLANE
 
 typedef struct dsb_rate {
     double rate;
-    bool cosine; /* rate (1 + cos(pi step / steps)) / 2, else constant */
-    double clip; /* bound of the gradient's norm; 0: none */
+    bool cosine;        /* rate (1 + cos(pi step / steps)) / 2, else constant */
+    double clip;        /* bound of the gradient's norm; 0: none */
+    bool fresh_average; /* whether the average forgets what was before the half-bridge */
 } dsb_rate;
 
 typedef struct dsb_learner {

@@ -41,6 +41,7 @@ simplified_target(dsb_walker *walker, const dsb_process *process, int j, int row
                      dsb_float_slot(target, walker->ld));
 }
 
+/* E[X | X_0, X'] itself: what the reference pinned at X_0 and X_N gives as well, once X_N is drawn from it. */
 static void
 simplified_closed_form(dsb_walker *walker, int rows, const float *mix, const int32_t *k,
                        const float *expected, float *target)
@@ -52,8 +53,9 @@ simplified_closed_form(dsb_walker *walker, int rows, const float *mix, const int
 }
 
 static const dsb_objective objectives[] = {
-    {"dsb", DSB_TRAJECTORY, dsb_target, dsb_closed_form},
-    {"simplified", DSB_TRAJECTORY, simplified_target, simplified_closed_form},
+    {"dsb", DSB_TRAJECTORY, true, dsb_target, dsb_closed_form},
+    {"simplified", DSB_TRAJECTORY, false, simplified_target, simplified_closed_form},
+    {"bridge", DSB_END_POINTS, false, NULL, simplified_closed_form},
 };
 
 const dsb_objective *

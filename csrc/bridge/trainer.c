@@ -183,6 +183,20 @@ fail_nonfinite(const batch *b)
 
 /* ---- windows ---- */
 
+static dsb_supply
+supply_of(const dsb_bridge *bridge)
+{
+    const dsb_bridge_config *c = &bridge->config;
+
+    if (c->first_coupling == DSB_COUPLING_PAIRS && bridge->half_bridge < 2) {
+        return DSB_ROW_BY_ROW;
+    }
+    if (c->first_coupling == DSB_COUPLING_INDEPENDENT && bridge->half_bridge == 0) {
+        return DSB_INDEPENDENT;
+    }
+    return bridge->half_bridge == 0 && c->closed_form ? DSB_CLOSED_FORM : DSB_SIMULATED;
+}
+
 static dsb_status
 fill_window(dsb_bridge *bridge, dsb_watch *watch)
 {
@@ -197,8 +211,10 @@ fill_window(dsb_bridge *bridge, dsb_watch *watch)
         .window = window,
         .steps = (int)(left < bridge->config.refresh ? left : bridge->config.refresh),
         .source = &bridge->ends[other],
+        .far = &bridge->ends[trained],
         .process = &process,
         .objective = bridge->objective,
+        .pinned = &bridge->pinned[trained],
         .output = bridge->config.output,
         .walkers = walkers,
         .n_walkers = bridge->n_workers,
@@ -213,7 +229,7 @@ fill_window(dsb_bridge *bridge, dsb_watch *watch)
     for (int i = 0; i < bridge->n_workers; i++) {
         walkers[i] = bridge->workers[i].walker;
     }
-    bridge->cache.shape.closed_form = bridge->half_bridge == 0 && bridge->config.closed_form;
+    bridge->cache.shape.supply = supply_of(bridge);
     return dsb_cache_fill(&bridge->cache, &fill, &bridge->schedule);
 }
 
@@ -256,7 +272,7 @@ dsb_bridge_begin(dsb_bridge *bridge, int64_t steps)
     DSB_REQUIRE(steps / bridge->config.refresh < 1 << 24,
                 "a half-bridge has at most 2^24 windows: %lld steps need refresh >= %lld",
                 (long long)steps, (long long)(steps >> 24) + 1);
-    shape.closed_form = bridge->half_bridge == 0 && bridge->config.closed_form;
+    shape.supply = supply_of(bridge);
     DSB_REQUIRE(dsb_cache_draws(&shape, steps) <= UINT32_MAX,
                 "a half-bridge has at most 2^32 - 1 paths; %lld steps of batch %d need more",
                 (long long)steps, bridge->config.batch);
@@ -307,6 +323,7 @@ take_step(dsb_bridge *bridge, dsb_watch *watch)
     }
     dsb_learner_step(learner, &bridge->gradients, &bridge->config.rate, &bridge->config.adam,
                      bridge->step, bridge->n_steps, norm_squared, bridge->n_workers);
+    bridge->trained_rows += bridge->config.batch;
     dsb_weights_pack(&bridge->training, learner->planes[DSB_THETA], bridge->n_workers);
     bridge->loss[bridge->step] = (float)loss;
     bridge->norm[bridge->step] = (float)sqrt(norm_squared);

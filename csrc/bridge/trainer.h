@@ -20,6 +20,15 @@ typedef struct dsb_end {
     float deviation;
 } dsb_end;
 
+/* What a supplier of end points has before there is a net: the reference's ends (its half-bridges are then
+ * those of iterative proportional fitting), ends drawn apart from each other (iterative Markovian fitting),
+ * or rows of both ends that belong together, for both directions. */
+typedef enum dsb_coupling {
+    DSB_COUPLING_REFERENCE,
+    DSB_COUPLING_INDEPENDENT,
+    DSB_COUPLING_PAIRS
+} dsb_coupling;
+
 typedef struct dsb_bridge_config {
     const dsb_net *net;
     dsb_end source, prior;
@@ -30,6 +39,7 @@ typedef struct dsb_bridge_config {
     dsb_convention convention; /* official also means: fresh nets and Adam for every half-bridge */
     dsb_output output;
     const char *objective;
+    dsb_coupling first_coupling; /* for a supplier of end points */
     bool closed_form, antithetic;
     int batch, microbatch, lanes; /* microbatch, lanes 0: the defaults */
     int refresh, reuse;
@@ -67,6 +77,7 @@ typedef struct dsb_bridge {
     dsb_source
         ends[2]; /* where each direction starts: backward at the prior, forward at the data */
     dsb_steps steps[2];
+    dsb_pinned pinned[2]; /* for the net of each direction */
     dsb_learner learners[2];
     dsb_gradients gradients;
     dsb_weights training, simulating, sampling;
@@ -80,12 +91,21 @@ typedef struct dsb_bridge {
     int64_t half_bridge, step, n_steps;
     float *loss, *norm; /* host, one a step of the current or last half-bridge */
     int64_t logged, log_capacity;
+    int64_t trained_rows; /* of all gradient steps since it was made */
 } dsb_bridge;
 
 dsb_status dsb_bridge_create(const dsb_bridge_config *config, const dsb_backend *be,
                              dsb_bridge **out) DSB_MUST_CHECK;
 void dsb_bridge_destroy(dsb_bridge *bridge);
 dsb_memory dsb_bridge_memory(const dsb_bridge *bridge);
+
+/* Rows that went through a net since the bridge was made: to simulate for the cache, and forth and back in
+ * gradient steps. The reference is no net. */
+typedef struct dsb_evaluations {
+    int64_t simulation, training;
+} dsb_evaluations;
+
+dsb_evaluations dsb_bridge_evaluations(const dsb_bridge *bridge);
 
 /* Starts the next half-bridge, of `steps` gradient steps. */
 dsb_status dsb_bridge_begin(dsb_bridge *bridge, int64_t steps) DSB_MUST_CHECK;
@@ -117,6 +137,10 @@ dsb_status dsb_bridge_drift(dsb_bridge *bridge, dsb_direction direction, int64_t
 int dsb_default_chunk(const dsb_net *net);
 int dsb_default_microbatch(const dsb_net *net, int batch);
 int dsb_default_lanes(int batch, int microbatch);
+
+/* Checks what can be checked without a backend and fills in what was left open. */
+dsb_status dsb_config_complete(dsb_bridge_config *config) DSB_MUST_CHECK;
+dsb_cache_shape dsb_config_cache_shape(const dsb_bridge_config *config);
 
 /* For the files beside: enough workers for what the pool has now. */
 dsb_status dsb_bridge_workers(dsb_bridge *bridge) DSB_MUST_CHECK;

@@ -390,12 +390,22 @@ bridge_memory(PyObject *object, PyObject *unused)
 
 /* ---- the type ---- */
 
-enum { GET_MICROBATCH, GET_LANES, GET_REFRESH, GET_HALF_BRIDGE, GET_STEP, GET_STEPS };
+enum {
+    GET_MICROBATCH,
+    GET_LANES,
+    GET_REFRESH,
+    GET_HALF_BRIDGE,
+    GET_STEP,
+    GET_STEPS,
+    GET_SIMULATION,
+    GET_TRAINING
+};
 
 static PyObject *
 bridge_get(PyObject *object, void *closure)
 {
     const dsb_bridge *bridge = ((dsb_py_bridge *)object)->bridge;
+    const dsb_evaluations evaluations = dsb_bridge_evaluations(bridge);
     const int64_t values[] = {
         [GET_MICROBATCH] = bridge->config.microbatch,
         [GET_LANES] = bridge->config.lanes,
@@ -403,6 +413,8 @@ bridge_get(PyObject *object, void *closure)
         [GET_HALF_BRIDGE] = bridge->half_bridge,
         [GET_STEP] = bridge->step,
         [GET_STEPS] = bridge->n_steps,
+        [GET_SIMULATION] = evaluations.simulation,
+        [GET_TRAINING] = evaluations.training,
     };
 
     return PyLong_FromLongLong(values[(intptr_t)closure]);
@@ -417,6 +429,9 @@ static PyGetSetDef bridge_properties[] = {
     {"step", bridge_get, NULL, "Steps done in the current half-bridge.", (void *)GET_STEP},
     {"steps", bridge_get, NULL, "Steps of the current half-bridge; 0: not begun.",
      (void *)GET_STEPS},
+    {"simulation_evaluations", bridge_get, NULL, "Rows that a net simulated with.",
+     (void *)GET_SIMULATION},
+    {"training_evaluations", bridge_get, NULL, "Rows of gradient steps.", (void *)GET_TRAINING},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

@@ -99,6 +99,7 @@ parse_arguments(PyObject *args, PyObject *kwargs, dsb_py_arguments *a, dsb_bridg
                             "convention",
                             "output",
                             "objective",
+                            "first_coupling",
                             "closed_form",
                             "antithetic",
                             "batch",
@@ -119,14 +120,14 @@ parse_arguments(PyObject *args, PyObject *kwargs, dsb_py_arguments *a, dsb_bridg
                             NULL};
 
     return PyArg_ParseTupleAndKeywords(
-        args, kwargs, "O|$OddOOdOddOOdOdOsssppiiiiiLdpdddddKs", names, &a->net, &a->source.rows,
+        args, kwargs, "O|$OddOOdOddOOdOdOssssppiiiiiLdpdddddKs", names, &a->net, &a->source.rows,
         &a->source.scale, &a->source.shift, &a->source.mean, &a->source.factor,
         &a->source.deviation, &a->prior.rows, &a->prior.scale, &a->prior.shift, &a->prior.mean,
         &a->prior.factor, &a->prior.deviation, &a->reference_mean, &a->reference_precision,
-        &a->steps, &a->convention, &a->output, &a->objective, &a->closed_form, &a->antithetic,
-        &c->batch, &c->microbatch, &c->lanes, &c->refresh, &c->reuse, &a->cache_bytes,
-        &c->rate.rate, &a->cosine, &a->beta1, &a->beta2, &a->epsilon, &c->rate.clip, &a->ema,
-        &a->seed, &a->precision);
+        &a->steps, &a->convention, &a->output, &a->objective, &a->first_coupling, &a->closed_form,
+        &a->antithetic, &c->batch, &c->microbatch, &c->lanes, &c->refresh, &c->reuse,
+        &a->cache_bytes, &c->rate.rate, &a->cosine, &a->beta1, &a->beta2, &a->epsilon,
+        &c->rate.clip, &a->ema, &a->seed, &a->precision);
 }
 
 static int
@@ -134,12 +135,15 @@ understand(PyObject *module, dsb_py_arguments *a, dsb_bridge_config *c)
 {
     static const char *const conventions[] = {"grid", "official", NULL};
     static const char *const outputs[] = {"mean", "step", "drift", NULL};
+    static const char *const couplings[] = {"reference", "independent", "pairs", NULL};
     const dsb_module_state *state = PyModule_GetState(module);
     int convention = dsb_py_choose(a->convention, "convention", conventions), output = -1;
+    int coupling = dsb_py_choose(a->first_coupling, "first_coupling", couplings);
     int64_t dim;
     dsb_tensor view;
 
-    if (convention < 0 || (output = dsb_py_choose(a->output, "output", outputs)) < 0 ||
+    if (convention < 0 || coupling < 0 ||
+        (output = dsb_py_choose(a->output, "output", outputs)) < 0 ||
         dsb_py_precision(a->precision, &c->precision) < 0) {
         return -1;
     }
@@ -169,10 +173,12 @@ understand(PyObject *module, dsb_py_arguments *a, dsb_bridge_config *c)
     c->convention = (dsb_convention)convention;
     c->output = (dsb_output)output;
     c->objective = a->objective;
+    c->first_coupling = (dsb_coupling)coupling;
     c->closed_form = a->closed_form;
     c->antithetic = a->antithetic;
     c->cache_bytes = a->cache_bytes;
     c->rate.cosine = a->cosine;
+    c->rate.fresh_average = convention != DSB_OFFICIAL;
     c->adam = (dsb_adam){(float)a->beta1, (float)a->beta2, (float)a->epsilon, (float)a->ema};
     c->seed = a->seed;
     return 0;
@@ -187,6 +193,7 @@ dsb_py_configure(PyObject *module, PyObject *args, PyObject *kwargs, dsb_py_argu
                             .convention = "grid",
                             .output = "drift",
                             .objective = "dsb",
+                            .first_coupling = "reference",
                             .precision = "float32",
                             .closed_form = 1,
                             .beta1 = 0.9,
