@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -33,10 +33,11 @@ STREAMS = {
             "start",
             "user",
             "dropout",
+            "pinned",
         ),
         1,
     )
-}
+} | {"far": 14}
 
 
 def stream_word(name: str, number: int = 0) -> int:
@@ -518,7 +519,9 @@ class Adam64:
     epsilon: float = 1e-8
     clip: float = 0.0
     decay: float = 0.0
+    fresh: bool = True  # whether the average begins anew with every half-bridge
     steps: int = 0
+    since: list[Array] = field(default_factory=list)  # weights after each step of the half-bridge
     m: Array = field(init=False)
     v: Array = field(init=False)
     ema: Array = field(init=False)
@@ -526,6 +529,10 @@ class Adam64:
     def __post_init__(self) -> None:
         self.m, self.v = np.zeros_like(self.theta), np.zeros_like(self.theta)
         self.ema = self.theta.copy()
+
+    def begin(self) -> None:
+        """Of a half-bridge."""
+        self.since = []
 
     def step(self, grad: Array, factor: float = 1.0) -> float:
         """One step at `factor` times the rate; the norm of the gradient before clipping."""
@@ -537,7 +544,12 @@ class Adam64:
         self.v = self.beta2 * self.v + (1.0 - self.beta2) * grad**2
         root = np.sqrt(self.v / (1.0 - self.beta2**self.steps)) + self.epsilon
         self.theta = self.theta - factor * self.rate * self.m / (1 - self.beta1**self.steps) / root
-        self.ema = self.decay * self.ema + (1.0 - self.decay) * self.theta
+        self.since.append(self.theta)
+        if self.fresh:
+            weights = self.decay ** np.arange(len(self.since))[::-1]
+            self.ema = np.einsum("i,ip->p", weights / weights.sum(), np.array(self.since))
+        else:
+            self.ema = self.decay * self.ema + (1.0 - self.decay) * self.theta
         return norm
 
 
@@ -570,6 +582,7 @@ class Training:
     antithetic: bool = False
     closed_form: bool = True
     objective: str = "dsb"
+    first_coupling: str = "reference"
     output: str = "drift"
     convention: str = "grid"
 
@@ -587,14 +600,20 @@ class Training:
         """The mean after a step of the reference process."""
         return x + g * self.reference_precision * (self.reference_mean - x)
 
-    def starts(self, end: Any, half_bridge: int, paths: Array) -> Array:
+    def starts(
+        self,
+        end: Any,
+        half_bridge: int,
+        paths: Array,
+        streams: tuple[str, str] = ("prior", "order"),
+    ) -> Array:
         """Where paths start: a Gaussian draw each, or data in epochs, shuffled anew in each."""
         if isinstance(end, tuple):
             mean, factor = end
-            word = stream_word("prior", half_bridge)
+            word = stream_word(streams[0], half_bridge)
             z = [normals(self.seed, word, 0, int(p), 1, self.dim)[0] for p in paths]
             return np.array(z) @ np.asarray(factor, np.float64).T + mean
-        word, n = stream_word("order", half_bridge), len(end)
+        word, n = stream_word(streams[1], half_bridge), len(end)
         orders = {e: permutation(self.seed, word, e, n) for e in {int(p) // n for p in paths}}
         return np.array([end[orders[int(p) // n][int(p) % n]] for p in paths], np.float64)
 
@@ -644,6 +663,72 @@ class Training:
                 rows.append(self.row(k, True, x[None], expected[None]))
         return self.join(rows, units)
 
+    def known(self) -> tuple[Array, Array]:
+        """Factors of (x_0, m) in the means of X_0 .. X_N given X_0 = x_0, and their covariance."""
+        factors, cov = [np.array([1.0, 0.0])], np.zeros((self.n + 1, self.n + 1))
+        for k, g in enumerate(self.g):
+            a = 1.0 - g * self.reference_precision
+            factors.append(a * factors[-1] + [0.0, 1.0 - a])
+            cov[k + 1, : k + 1] = cov[: k + 1, k + 1] = a * cov[k, : k + 1]
+            cov[k + 1, k + 1] = a**2 * cov[k, k] + 2.0 * g
+        return np.array(factors), cov
+
+    def given(self, i: int, j: int, x_0: Array, x_j: Array) -> tuple[Array, float]:
+        """Mean and variance of X_i given X_0 and X_j, of the reference: a Gaussian, conditioned."""
+        factors, cov = self.known()
+        m = np.asarray(self.reference_mean, np.float64)
+        mean = [f[0] * x_0 + f[1] * m for f in factors]
+        gain = cov[i, j] / cov[j, j] if j > 0 else 0.0
+        return mean[i] + gain * (x_j - mean[j]), float(cov[i, i] - gain * cov[i, j])
+
+    def onwards(self, k: int, x_k: Array, x_end: Array) -> Array:
+        """E[X_{k+1} given X_k, X_N] of the reference: that of the chain which begins with X_k."""
+        return replace(self, steps=self.g[k:]).given(1, self.n - k, x_k, x_end)[0]
+
+    def pin(self, k: int, backward: bool, start: Array, end: Array, z: Array) -> tuple[Array, ...]:
+        """A row of training between the ends of one path, which began at `start`."""
+        x_0, x_end = (start, end) if backward else (end, start)
+        mean, variance = self.given(k + 1 if backward else k, self.n, x_0, x_end)
+        x = mean + math.sqrt(max(variance, 0.0)) * z
+        target = self.given(k, k + 1, x_0, x)[0] if backward else self.onwards(k, x, x_end)
+        return self.row(k, backward, x[None], target[None])
+
+    def pinned_pairs(self, half_bridge: int, first: int, units: int) -> list[Array]:
+        """States between points of both ends, each unit with ends and a step of its own."""
+        backward = half_bridge % 2 == 0
+        numbers = first + np.arange(units)
+        word = stream_word("pair", half_bridge)
+        bits = philox(key_of(self.seed), word, 0, numbers, 0)[:, 0]
+        steps = (bits.astype(np.uint64) * np.uint64(self.n) >> np.uint64(32)).astype(int)
+        here, there = (self.source, self.prior) if backward else (self.prior, self.source)
+        starts = self.starts(here, half_bridge, numbers)
+        if self.first_coupling == "pairs":
+            ends = self.starts(there, half_bridge, numbers)
+        else:
+            ends = self.starts(there, half_bridge, numbers, ("far", "far"))
+        z = self.noise(word, 1, numbers)
+        rows = []
+        for i, j in enumerate(steps):
+            k = j if backward else self.n - 1 - j
+            for sign in (1.0, -1.0)[: 2 if self.antithetic else 1]:
+                rows.append(self.pin(k, backward, starts[i], ends[i], sign * z[i]))
+        return self.join(rows, units)
+
+    def pairs_between(
+        self, half_bridge: int, first: int, starts: Array, ends: Array
+    ) -> list[Array]:
+        """One state of each step between the ends of every path; unit = step * paths + path."""
+        backward = half_bridge % 2 == 0
+        numbers = first + np.arange(len(starts))
+        rows = []
+        for j in range(self.n):
+            k = j if backward else self.n - 1 - j
+            z = self.noise(stream_word("pinned", half_bridge), j, numbers)
+            for i in range(len(starts)):
+                for sign in (1.0, -1.0)[: 2 if self.antithetic else 1]:
+                    rows.append(self.pin(k, backward, starts[i], ends[i], sign * z[i]))
+        return self.join(rows, self.n * len(starts))
+
     def join(self, rows: list[tuple[Array, ...]], units: int) -> list[Array]:
         """Rows behind one another, then split into units."""
         group = 2 if self.antithetic else 1
@@ -656,7 +741,7 @@ class Training:
         """All pairs of `paths` paths of the other direction; unit = step * paths + path."""
         backward = half_bridge % 2 == 0  # what is trained; the other one simulates
         numbers = first + np.arange(paths)
-        x = self.starts(self.source if backward else self.prior, half_bridge, numbers)
+        x = began = self.starts(self.source if backward else self.prior, half_bridge, numbers)
         pairs: list[list[Array]] = [[], [], [], []]
         elapsed = 0.0
         for j in range(self.n):
@@ -683,6 +768,8 @@ class Training:
             ):
                 column.append(np.stack(parts, axis=1))
             x = members[0][0]
+        if self.objective == "bridge":
+            return self.pairs_between(half_bridge, first, began, x)
         return [np.concatenate(column) for column in pairs]
 
     def batches(
@@ -690,7 +777,9 @@ class Training:
     ) -> Iterator[Batch]:
         """The batch of every gradient step; `net` is the other direction's, None: the reference."""
         group = 2 if self.antithetic else 1
-        closed = half_bridge == 0 and self.closed_form
+        independent = self.first_coupling == "independent" and half_bridge == 0
+        pinned = independent or (self.first_coupling == "pairs" and half_bridge < 2)
+        closed = pinned or (half_bridge == 0 and self.closed_form)
 
         def size(gradient_steps: int) -> tuple[int, int]:
             units = -(-gradient_steps * self.batch // group // self.reuse)
@@ -700,7 +789,9 @@ class Training:
             todo = min(self.refresh, steps - window * self.refresh)
             units, draws = size(todo)
             first = window * size(self.refresh)[1]
-            if closed:
+            if pinned:
+                pairs, stored = self.pinned_pairs(half_bridge, first, draws), draws
+            elif closed:
                 pairs, stored = self.closed_pairs(first, draws), draws
             else:
                 pairs, stored = self.simulated_pairs(half_bridge, first, draws, net), draws * self.n

@@ -123,6 +123,48 @@ CASES = {
         {"convention": "official", "output": "step", "steps": EVEN, "closed_form": False},
         {"decay": 0.9, "rate": 1e-3},
     ),
+    "bridge": ("residual", {"objective": "bridge"}, {"decay": 0.9}),
+    "bridge, simulated": (
+        "residual",
+        {"objective": "bridge", "closed_form": False, "antithetic": True, "reuse": 2},
+        {},
+    ),
+    "bridge, Brownian, step": (
+        "residual",
+        {"objective": "bridge", "reference_precision": 0.0, "output": "step", "batch": 160},
+        {"rate": 1e-3},
+    ),
+    "bridge from independent ends": (
+        "residual",
+        {"objective": "bridge", "first_coupling": "independent", "seed": 11},
+        {},
+    ),
+    "bridge from independent Gaussians": (
+        "residual",
+        {
+            "objective": "bridge",
+            "first_coupling": "independent",
+            "source": (np.array([0.5, -0.5], np.float32), FACTOR),
+            "prior": "gaussian",
+            "antithetic": True,
+        },
+        {},
+    ),
+    "bridge between rows": (
+        "residual",
+        {
+            "objective": "bridge",
+            "first_coupling": "pairs",
+            "prior": (DATA[::-1] + 1.0).astype(np.float32),
+            "reuse": 2,
+        },
+        {},
+    ),
+    "bridge of one step": (
+        "residual",
+        {"objective": "bridge", "steps": np.array([0.3]), "seed": 1},
+        {"rate": 1e-3},
+    ),
     "one step": ("residual", {"steps": np.array([0.3])}, {"decay": 0.9}),
     "Brownian": ("residual", {"reference_precision": 0.0, "refresh": 100}, {}),
     "more than a chunk of paths": ("residual", {"batch": 160, "antithetic": True}, {"decay": 0.9}),
@@ -144,11 +186,15 @@ CORE_ONLY = ("source_scale", "source_shift", "microbatch", "lanes")
 class NumpyLearner:
     """One direction's net under `oracles.Adam64`."""
 
-    def __init__(self, ops, theta, rate, clip, decay, cosine):
+    def __init__(self, ops, theta, rate, clip, decay, cosine, fresh=True):
         self.net, self.cosine = oracles.Net64(ops), cosine
-        self.adam = oracles.Adam64(theta.astype(np.float64), rate, clip=clip, decay=decay)
+        self.adam = oracles.Adam64(
+            theta.astype(np.float64), rate, clip=clip, decay=decay, fresh=fresh
+        )
 
     def step(self, batch, number, total):
+        if number == 0:
+            self.adam.begin()
         out = self.net.forward(self.adam.theta, batch.x, batch.t)
         error, w = out - batch.target, batch.weight[:, None]
         grad, _ = self.net.backward(self.adam.theta, 2.0 * w * error / error.size)
@@ -167,7 +213,7 @@ class NumpyLearner:
 class TorchLearner:
     """The same with PyTorch's own layers, Adam and clip_grad_norm_, in float64."""
 
-    def __init__(self, ops, theta, rate, clip, decay, cosine):
+    def __init__(self, ops, theta, rate, clip, decay, cosine, fresh=True):
         self.torch = pytest.importorskip("torch", reason="PyTorch is not installed")
         self.torch.set_num_threads(1)
         self.net, self.clip, self.decay = oracles.Net64(ops), clip, decay
@@ -175,8 +221,9 @@ class TorchLearner:
         self.load(self.model, theta)
         self.average = torch_model(ops).double()
         self.load(self.average, theta)
+        self.share = 1.0
         self.optimiser = self.torch.optim.Adam(self.model.parameters(), lr=rate)
-        self.cosine, self.rate = cosine, rate
+        self.cosine, self.rate, self.fresh = cosine, rate, fresh
 
     def load(self, model, theta):
         for name, p in model.named_parameters():
@@ -196,8 +243,13 @@ class TorchLearner:
         bound = self.clip if self.clip > 0.0 else float("inf")
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), bound)
         self.optimiser.step()
+        if self.fresh and number == 0:
+            self.share = 0.0  # what the sums below add up to, so far
+            for a in self.average.parameters():
+                a.data = torch.zeros_like(a.data)
+        old, self.share = self.share, self.decay * self.share + 1.0 - self.decay
         for a, p in zip(self.average.parameters(), self.model.parameters(), strict=True):
-            a.data = self.decay * a.data + (1.0 - self.decay) * p.data
+            a.data = (self.decay * old * a.data + (1.0 - self.decay) * p.data) / self.share
         return loss.item(), norm.item()
 
     def serve(self, x, label):
@@ -315,6 +367,7 @@ def test_ten_steps(case, learner):
         "refresh": 4,
         "batch": 8,
     } | changed
+    training["fresh"] = setting.get("convention") != "official"
     if isinstance(setting["prior"], str):
         setting["prior"] = (np.array([0.1, 0.3], np.float32), 1.2 * FACTOR)
     given = dict(setting)

@@ -221,7 +221,7 @@ adam_step(dsb_stream *stream, int64_t n, const dsb_adam *adam, const dsb_step *s
     };
 
     (void)stream;
-    if (ema != NULL && adam->ema > 0.0f) {
+    if (ema != NULL) {
         adam_range(&f, 1, n, grad, theta, m, v, ema);
     } else {
         adam_range(&f, 0, n, grad, theta, m, v, NULL);
