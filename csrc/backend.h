@@ -380,7 +380,7 @@ typedef struct dsb_backend {
     void (*reduce_lanes)(dsb_stream *, int lanes, int64_t stride, int64_t n, float *planes,
                          double *norm_squared);
     /* One pass of clip, Adam (Kingma & Ba, algorithm 1, with PyTorch's epsilon outside the root) and
-     * moving average over n parameters. */
+     * moving average over n parameters; ema NULL: none. With rate 0 the average is theta itself. */
     void (*adam_step)(dsb_stream *, int64_t n, const dsb_adam *adam, const dsb_step *step,
                       const float *grad, float *theta, float *m, float *v, float *ema);
     /* Number of the first entry of x [lines, n] that is NaN or infinite, or -1. */
