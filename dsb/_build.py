@@ -191,7 +191,7 @@ def describe(bridge: Bridge) -> str:
     extras = "".join(
         f", {name} {getattr(s, name):g}" for name in ("clip", "ema") if getattr(s, name)
     )
-    coupling = f" from {s.first_coupling} ends" if s.objective == "bridge" else ""
+    coupling = f", first coupling {s.first_coupling}" if s.objective == "bridge" else ""
     used = precision_in_use(s.precision)
     precision = used if used == s.precision else f"{used} in place of {s.precision}"
     lines = {
@@ -200,7 +200,7 @@ def describe(bridge: Bridge) -> str:
         "schedule": f"{schedule!r}, T = {schedule.T:.6g}",
         "reference": repr(bridge._reference),
         "net": f"{bridge._label}, {n:,} parameters in each direction",
-        "method": f"convention {s.convention}, objective {s.objective}{coupling}, output {s.output}",
+        "method": f"convention {s.convention}, objective {s.objective}, output {s.output}{coupling}",
         "training": f"batch {s.batch}, {rate}{extras}",
         "work": f"microbatch {core.microbatch}, {core.lanes} lanes, seed {s.seed}, "
         f"cpu {_core.isa()}, {precision}",

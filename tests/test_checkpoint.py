@@ -490,7 +490,7 @@ def test_foreign_safetensors(sound, nothing_built):
 def test_newer(sound, nothing_built):
     header, body = parts(sound)
     header["__metadata__"]["dsb"] |= {"format": checkpoint.FORMAT + 1, "version": "9.1"}
-    with pytest.raises(ValueError, match=r"written by a newer dsb \(9.1, format 3\)"):
+    with pytest.raises(ValueError, match=r"written by a newer dsb \(9.1, format 4\)"):
         dsb.load(written(sound, header, body))
 
 

@@ -26,8 +26,9 @@ typedef enum dsb_stream_id {
     DSB_STREAM_START = 8,    /* sample(): rows or Gaussian draws to start from */
     DSB_STREAM_USER = 9,     /* random numbers handed to Python */
     DSB_STREAM_DROPOUT = 10, /* masks: step = gradient step, sample = row and number of the op */
-    DSB_STREAM_PINNED = 11,  /* a state between the ends of a path: step = step of the path, sample = path */
-    DSB_STREAM_FAR = 14,     /* starts at the other end, independent of those above: 2 and 3 in one */
+    DSB_STREAM_PINNED =
+        11, /* a state between the ends of a path: step = step of the path, sample = path */
+    DSB_STREAM_FAR = 14, /* starts at the other end, independent of those above: 2 and 3 in one */
 } dsb_stream_id;
 
 static inline uint32_t

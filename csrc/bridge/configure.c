@@ -155,10 +155,10 @@ check_coupling(const dsb_bridge_config *c)
                 c->objective);
     DSB_REQUIRE(ends || c->first_coupling == DSB_COUPLING_REFERENCE,
                 "only objective 'bridge' begins with another coupling than the reference's");
-    DSB_REQUIRE(c->first_coupling != DSB_COUPLING_PAIRS ||
-                    (c->source.rows.data != NULL && c->prior.rows.data != NULL &&
-                     c->source.rows.n == c->prior.rows.n),
-                "pairs are rows of two data sets of equal length");
+    DSB_REQUIRE(c->first_coupling != DSB_COUPLING_PAIRS || c->source.rows.data == NULL ||
+                    c->prior.rows.data == NULL || c->source.rows.n == c->prior.rows.n,
+                "pairs are rows of two data sets of equal length, got %lld and %lld",
+                (long long)c->source.rows.n, (long long)c->prior.rows.n);
     return DSB_OK;
 }
 

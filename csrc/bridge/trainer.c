@@ -273,6 +273,9 @@ dsb_bridge_begin(dsb_bridge *bridge, int64_t steps)
                 "a half-bridge has at most 2^24 windows: %lld steps need refresh >= %lld",
                 (long long)steps, (long long)(steps >> 24) + 1);
     shape.supply = supply_of(bridge);
+    DSB_REQUIRE(shape.supply != DSB_ROW_BY_ROW || (bridge->config.source.rows.data != NULL &&
+                                                   bridge->config.prior.rows.data != NULL),
+                "pairs are rows of two data sets, which are not both here");
     DSB_REQUIRE(dsb_cache_draws(&shape, steps) <= UINT32_MAX,
                 "a half-bridge has at most 2^32 - 1 paths; %lld steps of batch %d need more",
                 (long long)steps, bridge->config.batch);

@@ -22,7 +22,8 @@ typedef struct dsb_end {
 
 /* What a supplier of end points has before there is a net: the reference's ends (its half-bridges are then
  * those of iterative proportional fitting), ends drawn apart from each other (iterative Markovian fitting),
- * or rows of both ends that belong together, for both directions. */
+ * or rows of both ends that belong together, for both directions; those are asked for when a half-bridge
+ * begins, as a bridge may be made to draw samples only. */
 typedef enum dsb_coupling {
     DSB_COUPLING_REFERENCE,
     DSB_COUPLING_INDEPENDENT,
