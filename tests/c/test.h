@@ -25,6 +25,8 @@ void test_norm(void);
 void test_images(void);
 /* Sums over pairs of points and distances along lines, against plain loops in float64 (test_pairs.c). */
 void test_pairs(void);
+/* The reference pinned at both ends, against chains conditioned in another way (test_pinned.c). */
+void test_pinned(void);
 /* Entropic transport (test_exact.c). */
 void test_exact(void);
 

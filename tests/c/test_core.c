@@ -221,7 +221,7 @@ train(dsb_bridge *bridge, int stop, float *sample)
 }
 
 static dsb_status
-scenario(dsb_bridge_config *config, int stop, float *result)
+scenario(dsb_bridge_config *config, const char *objective, int stop, float *result)
 {
     float x[2 * DIM] = {0.5f}, t[2] = {0.1f, 0.3f};
     dsb_net *net = NULL;
@@ -230,6 +230,7 @@ scenario(dsb_bridge_config *config, int stop, float *result)
 
     if (status == DSB_OK) {
         *config = configure(net);
+        config->objective = objective;
         status = dsb_bridge_create(config, dsb_cpu_backend(), &bridge);
     }
     if (status == DSB_OK) {
@@ -283,14 +284,14 @@ test_interrupted_renewal(void)
 #define RESULT (5 * (STEPS + 1) * DIM + 2 * DIM)
 
 static void
-test_interruption(void)
+test_interruption(const char *objective)
 {
     dsb_bridge_config config;
     float whole[RESULT] = {0}, pieces[RESULT] = {0};
 
-    CHECK(scenario(&config, -1, whole) == DSB_OK);
+    CHECK(scenario(&config, objective, -1, whole) == DSB_OK);
     for (int stop = 1; stop < 30; stop++) {
-        CHECK(scenario(&config, stop, pieces) == DSB_OK);
+        CHECK(scenario(&config, objective, stop, pieces) == DSB_OK);
         CHECK(memcmp(whole, pieces, sizeof whole) == 0);
     }
     CHECK(isfinite(whole[0]) && whole[3] != whole[0]);
@@ -308,7 +309,7 @@ test_allocation(void)
 
     while (status == DSB_ERR_MEMORY && n < 10000) {
         dsb_alloc_fail_at(++n);
-        status = scenario(&config, -1, result);
+        status = scenario(&config, "bridge", -1, result);
         dsb_alloc_fail_at(0);
         CHECK(status == DSB_ERR_MEMORY || status == DSB_OK);
         CHECK(dsb_alloc_live() == live);
@@ -368,6 +369,25 @@ test_options(void)
         c.adam.ema = bits & 16 ? 0.99f : 0.0f;
         c.prior.factor = bits & 2 ? NULL : factor;
         CHECK(try_options(net, c) == DSB_OK);
+    }
+    for (int bits = 0; bits < 24; bits++) {
+        dsb_bridge_config c = configure(net);
+
+        c.objective = "bridge";
+        c.first_coupling = (dsb_coupling)(bits % 3);
+        c.antithetic = bits / 3 & 1;
+        c.closed_form = bits / 3 & 2;
+        c.reuse = bits / 3 & 4 ? 3 : 1;
+        c.prior.rows = c.source.rows;
+        CHECK(try_options(net, c) == DSB_OK);
+        c.prior.rows.n--;
+        CHECK(try_options(net, c) ==
+              (c.first_coupling == DSB_COUPLING_PAIRS ? DSB_ERR_VALUE : DSB_OK));
+        c.prior.rows.data = NULL;
+        CHECK(try_options(net, c) ==
+              (c.first_coupling == DSB_COUPLING_PAIRS ? DSB_ERR_VALUE : DSB_OK));
+        c.convention = DSB_OFFICIAL;
+        CHECK(try_options(net, c) == DSB_ERR_VALUE);
     }
     {
         dsb_bridge_config c = configure(net);
@@ -492,6 +512,7 @@ test_tables(void)
     dsb_steps_clear(&list);
     dsb_schedule_clear(&schedule);
     CHECK(dsb_objective_find("dsb")->supplier == DSB_TRAJECTORY);
+    CHECK(dsb_objective_find("bridge")->supplier == DSB_END_POINTS);
     CHECK(dsb_objective_find("nothing") == NULL);
 }
 
@@ -509,7 +530,8 @@ main(void)
     test_tables();
     for (int threads = 1; threads <= 3; threads++) {
         CHECK(dsb_pool_set_threads(threads) == DSB_OK);
-        test_interruption();
+        test_interruption("dsb");
+        test_interruption("bridge");
         test_interrupted_renewal();
     }
     test_options();
@@ -517,6 +539,7 @@ main(void)
     test_norm();
     test_images();
     test_pairs();
+    test_pinned();
     test_exact();
     test_allocation();
     CHECK(dsb_alloc_live() == 0);
