@@ -62,6 +62,12 @@ VARIANTS = {
         "prior": dsb.Gaussian(0.0, [0.5, 2]),
         "reference": dsb.OU(0.1, 3),
     },
+    "pairs": {
+        "prior": dsb.datasets.toy("circles", 500),
+        "objective": "bridge",
+        "first_coupling": "pairs",
+        "ema": 0.9,
+    },
 }
 
 
@@ -559,6 +565,8 @@ CLAIMS = {
     "batch that is text": (setting("batch", "512"), "batch"),
     "learning rate 0": (setting("learning_rate", 0), "learning_rate"),
     "an objective that is none": (setting("objective", "x"), "objective"),
+    "a first coupling that is none": (setting("first_coupling", "x"), "first_coupling"),
+    "a first coupling of no ends": (setting("first_coupling", "pairs"), "first_coupling"),
     "a setting too many": (setting("x", 1), "x"),
     "a setting too few": (lambda told: told["settings"].pop("seed"), "seed"),
     "settings that are none": (lambda told: told.update(settings=[]), "settings"),

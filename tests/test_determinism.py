@@ -96,6 +96,9 @@ VARIANTS = {
     "official": {"convention": "official", "steps": np.array([0.1, 0.3, 0.1]), "output": "step"},
     "one lane": {"lanes": 1, "microbatch": 48, "objective": "simplified"},
     "ragged": {"batch": 41, "microbatch": 7, "lanes": 2},
+    "bridge": {"objective": "bridge", "closed_form": False, "antithetic": True, "reuse": 2},
+    "bridge, independent": {"objective": "bridge", "first_coupling": "independent"},
+    "bridge, pairs": {"objective": "bridge", "first_coupling": "pairs", "prior": DATA[::-1] + 2.0},
 }
 
 
@@ -463,10 +466,11 @@ def fail_everywhere(changed):
         "prior_mean": np.ones(2, np.float32),
         "prior_factor": np.eye(2, dtype=np.float32),
     }
+    changed = changed if "prior" in changed else changed | gaussian
     _core.set_num_threads(1)
-    whole = make(**changed | gaussian)
+    whole = make(**changed)
     advance(whole, 3)
-    bridge = fails_at_every_allocation(lambda: make(**changed | gaussian), 20)
+    bridge = fails_at_every_allocation(lambda: make(**changed), 20)
     met = 0
     for half_bridge in range(3):
         _core.set_num_threads(1 + half_bridge)  # more threads: more workers are made on the way
