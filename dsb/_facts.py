@@ -112,7 +112,10 @@ class Facts:
 
     @property
     def evaluations(self) -> Evaluations:
-        """Rows put through a net by `fit` since the bridge was made or loaded: what methods cost."""
+        """Rows put through a net by `fit` since the bridge was made or loaded: what methods cost.
+
+        A simulation that was interrupted is done again, and counts once.
+        """
         return Evaluations(self._core.simulation_evaluations, self._core.training_evaluations)
 
     def memory(self) -> dict[str, int]:

@@ -63,9 +63,10 @@ class Bridge(Answers):
     objective : {"dsb", "simplified", "bridge"}
         What B_{k+1}(X_{k+1}) is regressed on, F likewise. "dsb": X_{k+1} + F_k(X_k) - F_k(X_{k+1}), equations
         12 and 13. "simplified": X_k, half the evaluations, another limit. "bridge": E[X_k | X_0, X_{k+1}]
-        of the reference, at states X_{k+1} drawn from the reference pinned at both ends of a simulated
-        path (bridge matching, arXiv:2303.16852): what happened between the ends is drawn afresh in every
-        half-bridge, so that the coupling does not drift away from the reference.
+        of the reference, and E[X_{k+1} | X_k, X_N] for F, at a state drawn from the reference pinned at the
+        two ends of a simulated path (bridge matching, arXiv:2303.16852, arXiv:2304.00917): a simulated path
+        gives its ends only, so that half-bridges do not carry on what the last one lost of the reference.
+        Needs convention "grid".
     first_coupling : {"reference", "independent", "pairs"}, optional
         Where objective "bridge" has its ends from before there are nets. "reference": X_0 and where the
         reference takes it; half-bridges are then those of IPF. "independent": X_0 and X_N drawn apart from
@@ -270,9 +271,10 @@ class Bridge(Answers):
         r"""`ipf` more iterations of iterative proportional fitting (algorithm 1 of arXiv:2106.01357).
 
         Each is a backward half-bridge, argmin_B E |B_{k+1}(X_{k+1}) - (X_{k+1} + F_k(X_k) - F_k(X_{k+1}))|^2
-        over paths of F, then a forward one likewise, of `steps` gradient steps each. An iteration that was
-        begun (by an earlier call that was stopped, or before `save`) is finished first and not counted; a
-        half-bridge that was begun keeps its number of steps.
+        over paths of F (the target of the other objectives: see `Bridge`), then a forward one likewise, of
+        `steps` gradient steps each. An iteration that was begun (by an earlier call that was stopped, or
+        before `save`) is finished first and not counted; a half-bridge that was begun keeps its number of
+        steps.
 
         The loss has a positive floor, the variance of the target, so that its level says little. It jumps
         after the first half-bridge, whose closed-form target has less noise than simulated ones.
