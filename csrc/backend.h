@@ -338,6 +338,13 @@ typedef struct dsb_backend {
     void (*combine_by_step)(dsb_stream *, int rows, int dim, const float *table, const int32_t *k,
                             const float *x, int64_t ldx, const float *z, int64_t ldz,
                             const float *m, float *y, int64_t ldy);
+    /* y = x times w, one row [dim]; y may be x. */
+    void (*scale_columns)(dsb_stream *, int rows, int dim, const float *w, const float *x,
+                          int64_t ldx, float *y, int64_t ldy);
+    /* sums[c] += sum over rows of x[r, c] y[r, c], in float64 and in the order of rows; sums are written up to
+     * a multiple of DSB_PANEL. */
+    void (*sum_products)(dsb_stream *, int rows, int dim, const float *x, int64_t ldx,
+                         const float *y, int64_t ldy, double *sums);
     /* Inverse of mean_from_output: what the net should put out at x so that the mean is `mean`. The
      * row is stored: unit r of the window at row0 + r * stride. g, t, weight: one number, or one for
      * each row where `k` is given: table_gtw[k[r] * 3 + ...]. */

@@ -20,7 +20,7 @@ from .schedule import Schedule
 class Evaluations(NamedTuple):
     """Rows of x that went through a net."""
 
-    simulation: int  # to fill the cache; the reference is no net
+    simulation: int  # to fill the cache and to estimate covariances; the reference is no net
     training: int  # forth and back, in gradient steps
 
 

@@ -28,6 +28,9 @@ typedef enum dsb_stream_id {
     DSB_STREAM_DROPOUT = 10, /* masks: step = gradient step, sample = row and number of the op */
     DSB_STREAM_PINNED =
         11, /* a state between the ends of a path: step = step of the path, sample = path */
+    DSB_STREAM_RESIDUAL = 12, /* noise of the paths that covariances are estimated from: as NOISE */
+    DSB_STREAM_RESIDUAL_START = 13, /* their starts: as ORDER or PRIOR, of which an end has one */
+    DSB_STREAM_RESIDUAL_FAR = 15,   /* points of the other end, independent of these */
     DSB_STREAM_FAR = 14, /* starts at the other end, independent of those above: 2 and 3 in one */
 } dsb_stream_id;
 

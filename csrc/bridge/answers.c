@@ -65,6 +65,7 @@ dsb_bridge_sample(dsb_bridge *bridge, dsb_direction direction, int n, const doub
         status = dsb_steps_init(&steps, &schedule, direction, bridge->config.convention,
                                 bridge->config.output);
         process.steps = &steps;
+        process.noise = NULL; /* estimates belong to the steps of training */
     }
     if (status == DSB_OK) {
         status = dsb_run_chunks(bridge->be->parallel, bridge->n_workers,
@@ -133,7 +134,7 @@ check_times(const dsb_bridge *bridge, const dsb_process *process, int64_t n, con
                         dsb_schedule_find(&bridge->schedule, process->direction, time) >= 0,
                     "t = %g is no state that the %s process leaves; a net with output='drift' and "
                     "convention='grid' answers at any t",
-                    time, process->direction == DSB_BACKWARD ? "backward" : "forward");
+                    time, dsb_direction_name(process->direction));
     }
     return DSB_OK;
 }

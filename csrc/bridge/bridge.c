@@ -12,6 +12,19 @@
 
 /* ---- memory ---- */
 
+/* Both directions' covariances, the new ones beside the old, and the estimate. */
+static size_t
+covariance_bytes(const dsb_bridge_config *c, int workers)
+{
+    dsb_covariance kind = c->covariance.kind;
+    int64_t dim = dsb_net_dim(c->net);
+
+    return kind == DSB_COVARIANCE_REFERENCE
+               ? 0
+               : 3 * dsb_noise_bytes(kind, c->n, dim) +
+                     dsb_residuals_bytes(&c->covariance, c->n, dim, workers);
+}
+
 static dsb_memory
 memory_of(const dsb_bridge_config *c, const dsb_backend *be, const dsb_plan *train,
           const dsb_plan *infer)
@@ -29,9 +42,10 @@ memory_of(const dsb_bridge_config *c, const dsb_backend *be, const dsb_plan *tra
         .cache = dsb_cache_bytes(&shape),
         .ends = dsb_source_bytes(shape.dim, c->source.factor != NULL) +
                 dsb_source_bytes(shape.dim, c->prior.factor != NULL),
+        .covariances = covariance_bytes(c, workers),
     };
 
-    m.total = m.planes + m.gradients + m.activations + m.weights + m.cache + m.ends;
+    m.total = m.planes + m.gradients + m.activations + m.weights + m.cache + m.ends + m.covariances;
     return m;
 }
 
@@ -133,10 +147,13 @@ check_memory(const dsb_bridge *bridge)
     return DSB_FAIL(
         DSB_ERR_MEMORY,
         "out of memory: %.0f MiB are needed (nets %.0f, gradients %.0f, packed weights %.0f, "
-        "activations %.0f, cache %.0f) and %.0f MiB are available; %s would %s",
+        "activations %.0f, cache %.0f, covariances %.0f) and %.0f MiB are available; %s would %s",
         (double)m.total * mib, (double)m.planes * mib, (double)m.gradients * mib,
         (double)m.weights * mib, (double)m.activations * mib, (double)m.cache * mib,
-        (double)granted * mib, answer ? advice : "a smaller net, or fewer threads,",
+        (double)m.covariances * mib, (double)granted * mib,
+        answer                        ? advice
+        : m.covariances > m.total / 2 ? "covariance='diagonal', or fewer covariance_paths,"
+                                      : "a smaller net, or fewer threads,",
         answer ? "fit" : "need less");
 }
 
@@ -149,7 +166,8 @@ dsb_bridge_memory(const dsb_bridge *bridge)
 dsb_evaluations
 dsb_bridge_evaluations(const dsb_bridge *bridge)
 {
-    return (dsb_evaluations){bridge->cache.evaluated, bridge->trained_rows};
+    return (dsb_evaluations){bridge->cache.evaluated + bridge->estimated_rows,
+                             bridge->trained_rows};
 }
 
 /* ---- making ---- */
@@ -290,6 +308,7 @@ dsb_bridge_destroy(dsb_bridge *bridge)
         dsb_source_clear(&bridge->ends[i]);
         dsb_steps_clear(&bridge->steps[i]);
         dsb_pinned_clear(&bridge->pinned[i]);
+        dsb_noise_clear(&bridge->noise[i]);
     }
     dsb_reference_clear(&bridge->reference);
     dsb_schedule_clear(&bridge->schedule);
@@ -356,7 +375,10 @@ dsb_bridge_set_position(dsb_bridge *bridge, const dsb_position *position, const 
                 "half_bridge must lie in 0 .. 2^24 - 1, got %lld",
                 (long long)position->half_bridge);
     DSB_REQUIRE(position->steps >= 0 && position->steps <= INT32_MAX && position->step >= 0 &&
-                    (position->steps == 0 ? position->step == 0 : position->step < position->steps),
+                    (position->steps == 0 ? position->step == 0
+                     : bridge->config.covariance.kind == DSB_COVARIANCE_REFERENCE
+                         ? position->step < position->steps
+                         : position->step <= position->steps),
                 "step %lld of %lld is no position in a half-bridge", (long long)position->step,
                 (long long)position->steps);
     DSB_REQUIRE(position->adam_steps[0] >= 0 && position->adam_steps[1] >= 0,
@@ -388,4 +410,30 @@ dsb_bridge_planes_changed(dsb_bridge *bridge)
     bridge->simulating_for = -1;
     bridge->training_packed = false;
     bridge->cache.filled_half_bridge = -1;
+}
+
+dsb_status
+dsb_bridge_set_covariance(dsb_bridge *bridge, dsb_direction direction, const double *values,
+                          int64_t raised)
+{
+    dsb_covariance kind = bridge->config.covariance.kind;
+    int64_t dim = dsb_net_dim(bridge->net), size = dsb_covariance_size(kind, dim);
+    dsb_watch deaf = {.tick = {NULL, NULL}};
+    dsb_noise noise = {.be = NULL};
+    dsb_status status;
+
+    if (values != NULL) {
+        DSB_TRY(dsb_noise_init(&noise, bridge->be, kind, bridge->schedule.n, dim));
+        memcpy(noise.values, values, sizeof *values * (size_t)(bridge->schedule.n * size));
+        noise.raised = raised;
+        status = dsb_noise_settle(&noise, NULL, bridge->n_workers, &deaf);
+        if (status != DSB_OK) {
+            dsb_noise_clear(&noise);
+            return status;
+        }
+    }
+    dsb_noise_clear(&bridge->noise[direction]);
+    bridge->noise[direction] = noise;
+    dsb_bridge_planes_changed(bridge);
+    return DSB_OK;
 }

@@ -115,16 +115,16 @@ draw_starts(const filling *f, dsb_walker *walker, int64_t first, int rows, float
                     walker->ids);
 }
 
-/* x' = mean + sign deviation z into the walker's state, and the pair's row into the window. */
+/* x' = mean + factor noise into the walker's state, and the pair's row into the window. */
 static void
-supply(const filling *f, dsb_walker *walker, int j, int rows, int64_t unit, int member, float sign)
+supply(const filling *f, dsb_walker *walker, int j, int rows, int64_t unit, int member,
+       float factor)
 {
     const dsb_fill *fill = f->fill;
     int dim = (int)walker->dim;
     int64_t ld = walker->ld;
 
-    walker->be->combine(NULL, rows, dim, 1.0f, walker->mean, ld,
-                        sign * (float)fill->process->steps->deviation[j], walker->noise, ld, 0.0f,
+    walker->be->combine(NULL, rows, dim, 1.0f, walker->mean, ld, factor, walker->noise, ld, 0.0f,
                         NULL, walker->x, ld);
     fill->objective->target(walker, fill->process, j, rows, walker->kept, walker->mean,
                             walker->target);
@@ -148,15 +148,16 @@ simulate_chunk(void *context, int64_t task, int worker)
         dsb_draw at = {fill->seed, dsb_stream_word(DSB_STREAM_NOISE, (uint32_t)fill->half_bridge),
                        (uint32_t)j, (uint32_t)first};
         int64_t unit = j * f->total + path;
+        float factor;
 
         be->copy(NULL, rows, (int)walker->dim, dsb_float_slot(walker->x, walker->ld), 0,
                  dsb_float_slot(walker->kept, walker->ld));
         dsb_walker_mean(walker, fill->process, j, rows, walker->mean);
-        be->normals(NULL, &at, rows, (int)walker->dim, walker->noise, walker->ld);
+        factor = dsb_walker_noise(walker, fill->process, &at, j, rows);
         if (f->cache->shape.group == 2) {
-            supply(f, walker, j, rows, unit, 1, -1.0f);
+            supply(f, walker, j, rows, unit, 1, -factor);
         }
-        supply(f, walker, j, rows, unit, 0, 1.0f);
+        supply(f, walker, j, rows, unit, 0, factor);
     }
 }
 
@@ -207,11 +208,7 @@ simulate_ends_chunk(void *context, int64_t task, int worker)
         dsb_draw at = {fill->seed, dsb_stream_word(DSB_STREAM_NOISE, h), (uint32_t)j,
                        (uint32_t)first};
 
-        dsb_walker_mean(walker, fill->process, j, rows, walker->mean);
-        be->normals(NULL, &at, rows, dim, walker->noise, ld);
-        be->combine(NULL, rows, dim, 1.0f, walker->mean, ld,
-                    (float)fill->process->steps->deviation[j], walker->noise, ld, 0.0f, NULL,
-                    walker->x, ld);
+        dsb_walker_step(walker, fill->process, &at, j, rows);
     }
     for (int j = 0; j < n && !dsb_watch_stopped(fill->watch, worker); j++) {
         dsb_draw at = {fill->seed, dsb_stream_word(DSB_STREAM_PINNED, h), (uint32_t)j,

@@ -162,11 +162,36 @@ check_coupling(const dsb_bridge_config *c)
     return DSB_OK;
 }
 
+static dsb_status
+check_covariance(const dsb_bridge_config *c)
+{
+    dsb_covariance kind = c->covariance.kind;
+    int64_t dim = dsb_net_dim(c->net);
+    int least = kind == DSB_COVARIANCE_FULL ? (int)(4 * dim > 256 ? 4 * dim : 256) : 16;
+
+    if (kind == DSB_COVARIANCE_REFERENCE) {
+        return DSB_OK;
+    }
+    DSB_REQUIRE(kind != DSB_COVARIANCE_FULL || dim <= DSB_MAX_FULL,
+                "full covariances are kept up to dimension %d, got %lld: covariance='diagonal' "
+                "takes any",
+                DSB_MAX_FULL, (long long)dim);
+    DSB_REQUIRE(c->covariance.paths >= least && c->covariance.paths <= DSB_MAX_PATHS,
+                "covariance_paths must lie in %d .. 2^24%s, got %d", least,
+                kind == DSB_COVARIANCE_FULL
+                    ? " for full covariances (4 paths a dimension: the sample covariance of noise "
+                      "then has eigenvalues from 1/4 to 9/4 of the true one's)"
+                    : "",
+                c->covariance.paths);
+    return DSB_OK;
+}
+
 dsb_status
 dsb_config_complete(dsb_bridge_config *config)
 {
     DSB_TRY(check_training(config));
     DSB_TRY(check_coupling(config));
+    DSB_TRY(check_covariance(config));
     DSB_TRY(fill_lanes(config));
     return bound_refresh(config);
 }

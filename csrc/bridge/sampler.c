@@ -109,6 +109,34 @@ dsb_walker_drift(dsb_walker *walker, const dsb_process *process, int j, int rows
                         walker->ld, 0.0f, NULL, drift, walker->ld);
 }
 
+float
+dsb_walker_noise(dsb_walker *walker, const dsb_process *process, const dsb_draw *at, int j,
+                 int rows)
+{
+    const dsb_noise *noise = process->noise;
+    bool full = noise != NULL && noise->kind == DSB_COVARIANCE_FULL;
+    float *z = full ? walker->mean2 : walker->noise;
+
+    walker->be->normals(NULL, at, rows, (int)walker->dim, z, walker->ld);
+    return noise == NULL ? (float)process->steps->deviation[j]
+                         : dsb_noise_shape(noise, dsb_step_in_time(process->direction, noise->n, j),
+                                           rows, z, walker->noise, walker->ld);
+}
+
+void
+dsb_walker_step(dsb_walker *walker, const dsb_process *process, const dsb_draw *at, int j, int rows)
+{
+    float factor = 0.0f;
+
+    dsb_walker_mean(walker, process, j, rows, walker->mean);
+    if (at != NULL) {
+        factor = dsb_walker_noise(walker, process, at, j, rows);
+    }
+    walker->be->combine(NULL, rows, (int)walker->dim, 1.0f, walker->mean, walker->ld, factor,
+                        at != NULL ? walker->noise : NULL, walker->ld, 0.0f, NULL, walker->x,
+                        walker->ld);
+}
+
 void
 dsb_walker_load(dsb_walker *walker, const float *host, int rows)
 {
@@ -140,7 +168,6 @@ void
 dsb_walker_sample(dsb_walker *walker, const dsb_process *process, const dsb_sample_request *request,
                   int64_t first, int rows, dsb_watch *watch, int worker)
 {
-    const dsb_backend *be = walker->be;
     uint32_t direction = (uint32_t)process->direction;
     dsb_starts starts = {request->seed, dsb_stream_word(DSB_STREAM_START, direction),
                          dsb_stream_word(DSB_STREAM_START, 2 + direction)};
@@ -161,12 +188,7 @@ dsb_walker_sample(dsb_walker *walker, const dsb_process *process, const dsb_samp
         dsb_draw at = {request->seed, dsb_stream_word(DSB_STREAM_SAMPLE, direction), (uint32_t)j,
                        (uint32_t)first};
 
-        dsb_walker_mean(walker, process, j, rows, walker->mean);
-        if (noisy) {
-            be->normals(NULL, &at, rows, dim, walker->noise, ld);
-        }
-        be->combine(NULL, rows, dim, 1.0f, walker->mean, ld, (float)process->steps->deviation[j],
-                    noisy ? walker->noise : NULL, ld, 0.0f, NULL, walker->x, ld);
+        dsb_walker_step(walker, process, noisy ? &at : NULL, j, rows);
         if (request->paths) {
             store_state(walker, request, first, rows, n + 1, j + 1);
         }

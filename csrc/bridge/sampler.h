@@ -1,6 +1,6 @@
 /* The sampler: simulates one direction of the chain for a chunk of particles.
  *
- * Purpose: X' = mean_j(X) + deviation_j z, step by step; the same code fills the cache, draws samples and
+ * Purpose: X' = mean_j(X) + L_j z, step by step; the same code fills the cache, draws samples and
  * returns paths. Noise depends on (seed, stream, step, path) only, so chunks of any size agree.
  * Ownership: a process borrows everything; a walker owns the memory of one worker.
  * Threads: one walker a worker.
@@ -9,6 +9,7 @@
 #define DSB_BRIDGE_SAMPLER_H
 
 #include "base/chunks.h"
+#include "bridge/covariance.h"
 #include "bridge/reference.h"
 #include "bridge/schedule.h"
 #include "bridge/source.h"
@@ -28,6 +29,7 @@ typedef struct dsb_process {
     const dsb_steps *steps;
     const dsb_op_weights *weights; /* NULL: the reference process */
     const dsb_reference *reference;
+    const dsb_noise *noise; /* NULL: the reference's, of deviation sqrt(2 g) */
     dsb_output output;
 } dsb_process;
 
@@ -56,6 +58,14 @@ void dsb_walker_mean(dsb_walker *walker, const dsb_process *process, int j, int 
  * drifts. */
 void dsb_walker_drift(dsb_walker *walker, const dsb_process *process, int j, int rows,
                       float *drift);
+
+/* The noise of step j drawn at `at` is the factor returned times walker->noise. Writes over mean2. */
+float dsb_walker_noise(dsb_walker *walker, const dsb_process *process, const dsb_draw *at, int j,
+                       int rows);
+
+/* The walker's x from X_j to X_{j+1}, whose mean is left in walker->mean; `at` NULL: without noise. */
+void dsb_walker_step(dsb_walker *walker, const dsb_process *process, const dsb_draw *at, int j,
+                     int rows);
 
 /* Host memory <-> rows of the walker, through its compact buffer. */
 void dsb_walker_load(dsb_walker *walker, const float *host, int rows);

@@ -80,7 +80,7 @@ dsb_steps_init(dsb_steps *steps, const dsb_schedule *schedule, dsb_direction dir
     steps->label = (float *)(steps->deviation + n);
     steps->train_gtw = steps->label + n;
     for (int j = 0; j < n; j++) {
-        int k = direction == DSB_FORWARD ? j : n - 1 - j;
+        int k = dsb_step_in_time(direction, n, j);
         float *gtw = steps->train_gtw + 3 * j;
 
         if (convention == DSB_GRID) {

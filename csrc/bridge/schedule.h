@@ -21,6 +21,20 @@ dsb_opposite(dsb_direction direction)
     return direction == DSB_BACKWARD ? DSB_FORWARD : DSB_BACKWARD;
 }
 
+static inline const char *
+dsb_direction_name(dsb_direction direction)
+{
+    return direction == DSB_BACKWARD ? "backward" : "forward";
+}
+
+/* Step j of n in the order in which a direction simulates is step k in the order of time, and the other way
+ * round. */
+static inline int
+dsb_step_in_time(dsb_direction direction, int n, int j)
+{
+    return direction == DSB_FORWARD ? j : n - 1 - j;
+}
+
 /* DSB_GRID: state i has label tau_i = 1000 t_i / T; F_k is told tau_k and B_{k+1} is told tau_{k+1},
  * everywhere. DSB_OFFICIAL: the released code as it is: step j of either direction takes the j-th step
  * size and is told t_{j+1}, while the other net is trained on that pair with T - t_{j+1}. */

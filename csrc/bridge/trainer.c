@@ -18,12 +18,6 @@ dsb_bridge_direction(const dsb_bridge *bridge)
     return bridge->half_bridge % 2 == 0 ? DSB_BACKWARD : DSB_FORWARD;
 }
 
-static const char *
-direction_name(dsb_direction direction)
-{
-    return direction == DSB_BACKWARD ? "backward" : "forward";
-}
-
 /* ---- processes ---- */
 
 dsb_status
@@ -45,6 +39,7 @@ dsb_bridge_process(dsb_bridge *bridge, dsb_direction direction, dsb_weights *wei
     }
     dsb_weights_pack(weights, dsb_learner_serving(learner), bridge->n_workers);
     process->weights = &weights->view;
+    process->noise = bridge->noise[direction].values != NULL ? &bridge->noise[direction] : NULL;
     return DSB_OK;
 }
 
@@ -177,7 +172,7 @@ fail_nonfinite(const batch *b)
         "NaN, infinity or overflow in step %lld of the %s half-bridge of iteration %lld: %s '%s'; "
         "the nets stand as before this step (go on from an earlier checkpoint with a lower "
         "learning rate, or with clip=)",
-        (long long)bridge->step, direction_name(dsb_bridge_direction(bridge)),
+        (long long)bridge->step, dsb_direction_name(dsb_bridge_direction(bridge)),
         (long long)(bridge->half_bridge / 2 + 1), kind, name);
 }
 
@@ -195,6 +190,28 @@ supply_of(const dsb_bridge *bridge)
         return DSB_INDEPENDENT;
     }
     return bridge->half_bridge == 0 && c->closed_form ? DSB_CLOSED_FORM : DSB_SIMULATED;
+}
+
+/* The process that simulates for the half-bridge under way. */
+static dsb_status
+prepare_other(dsb_bridge *bridge)
+{
+    if (bridge->simulating_for != bridge->half_bridge) {
+        DSB_TRY(dsb_bridge_process(bridge, dsb_opposite(dsb_bridge_direction(bridge)),
+                                   &bridge->simulating, &bridge->other));
+        bridge->simulating_for = bridge->half_bridge;
+    }
+    return DSB_OK;
+}
+
+/* Returns their number. */
+static int
+get_walkers(const dsb_bridge *bridge, dsb_walker **walkers)
+{
+    for (int i = 0; i < bridge->n_workers; i++) {
+        walkers[i] = bridge->workers[i].walker;
+    }
+    return bridge->n_workers;
 }
 
 static dsb_status
@@ -217,20 +234,64 @@ fill_window(dsb_bridge *bridge, dsb_watch *watch)
         .pinned = &bridge->pinned[trained],
         .output = bridge->config.output,
         .walkers = walkers,
-        .n_walkers = bridge->n_workers,
+        .n_walkers = get_walkers(bridge, walkers),
         .watch = watch,
     };
 
-    if (bridge->simulating_for != bridge->half_bridge) {
-        DSB_TRY(dsb_bridge_process(bridge, other, &bridge->simulating, &bridge->other));
-        bridge->simulating_for = bridge->half_bridge;
-    }
+    DSB_TRY(prepare_other(bridge));
     process = bridge->other;
-    for (int i = 0; i < bridge->n_workers; i++) {
-        walkers[i] = bridge->workers[i].walker;
-    }
     bridge->cache.shape.supply = supply_of(bridge);
     return dsb_cache_fill(&bridge->cache, &fill, &bridge->schedule);
+}
+
+/* ---- the end of a half-bridge ---- */
+
+static void
+end_half_bridge(dsb_bridge *bridge)
+{
+    bridge->half_bridge++;
+    bridge->step = bridge->n_steps = 0;
+    bridge->training_packed = false;
+}
+
+/* Estimates the covariances of the direction that was trained, and ends the half-bridge. */
+static dsb_status
+estimate_and_end(dsb_bridge *bridge, dsb_watch *watch)
+{
+    dsb_direction trained = dsb_bridge_direction(bridge);
+    dsb_walker *walkers[DSB_MAX_THREADS];
+    dsb_process generator, learnt;
+    dsb_noise noise;
+    dsb_residuals residuals = {
+        .estimate = bridge->config.covariance,
+        .generator = &generator,
+        .learnt = &learnt,
+        .start = &bridge->ends[dsb_opposite(trained)],
+        .far = &bridge->ends[trained],
+        .pinned = bridge->objective->supplier == DSB_END_POINTS ? &bridge->pinned[trained] : NULL,
+        .supply = supply_of(bridge),
+        .schedule = &bridge->schedule,
+        .seed = bridge->config.seed,
+        .half_bridge = bridge->half_bridge,
+        .walkers = walkers,
+        .n_walkers = get_walkers(bridge, walkers),
+        .watch = watch,
+    };
+
+    DSB_TRY(prepare_other(bridge));
+    generator = bridge->other;
+    if (residuals.supply ==
+        DSB_CLOSED_FORM) { /* pairs were drawn from the reference, whatever net there is */
+        generator.weights = NULL;
+        generator.noise = NULL;
+    }
+    DSB_TRY(dsb_bridge_process(bridge, trained, &bridge->sampling, &learnt));
+    DSB_TRY(dsb_residuals_run(&residuals, &noise));
+    dsb_noise_clear(&bridge->noise[trained]);
+    bridge->noise[trained] = noise;
+    bridge->estimated_rows += dsb_residuals_evaluations(&residuals);
+    end_half_bridge(bridge);
+    return DSB_OK;
 }
 
 /* ---- the loop ---- */
@@ -331,10 +392,9 @@ take_step(dsb_bridge *bridge, dsb_watch *watch)
     bridge->loss[bridge->step] = (float)loss;
     bridge->norm[bridge->step] = (float)sqrt(norm_squared);
     bridge->logged = ++bridge->step;
-    if (bridge->step == bridge->n_steps) {
-        bridge->half_bridge++;
-        bridge->step = bridge->n_steps = 0;
-        bridge->training_packed = false;
+    if (bridge->step == bridge->n_steps &&
+        bridge->config.covariance.kind == DSB_COVARIANCE_REFERENCE) {
+        end_half_bridge(bridge);
     }
     return DSB_OK;
 }
@@ -351,7 +411,10 @@ dsb_bridge_run(dsb_bridge *bridge, int64_t steps, double seconds, dsb_tick tick,
         return DSB_FAIL(DSB_ERR_STATE, "no half-bridge is under way: call begin() first");
     }
     DSB_TRY(dsb_bridge_workers(bridge));
-    while (*done < steps && bridge->half_bridge == half_bridge &&
+    if (bridge->step == bridge->n_steps) {
+        return estimate_and_end(bridge, &watch);
+    }
+    while (*done < steps && bridge->half_bridge == half_bridge && bridge->step < bridge->n_steps &&
            (*done == 0 || dsb_seconds() < start + seconds)) {
         DSB_TRY(take_step(bridge, &watch));
         ++*done;

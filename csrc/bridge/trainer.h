@@ -1,8 +1,10 @@
 /* The trainer: both directions' nets, and the loop that trains them in turn.
  *
  * Purpose: half-bridge h = 0, 1, 2, ... trains the backward net when h is even and the forward net when
- * it is odd, on what the other direction simulates (h = 0: the reference). The position (h, step, steps)
- * with the planes is the whole state: everything else is a function of it and of the seed.
+ * it is odd, on what the other direction simulates (h = 0: the reference). It ends with the estimate of the
+ * covariances that the trained direction then simulates with, where these are not the reference's. The
+ * position (h, step, steps) with planes and covariances is the whole state: everything else is a function
+ * of it and of the seed.
  * Ownership: owns planes, caches and workers; borrows the net and the rows of its ends.
  * Threads: one caller at a time (the border keeps a lock); it spreads the work over the pool.
  */
@@ -11,6 +13,7 @@
 
 #include "bridge/cache.h"
 #include "bridge/learner.h"
+#include "bridge/residuals.h"
 
 /* One end: rows of data, or where `rows.data` is NULL a Gaussian N(mean, L L^T), L = deviation I where
  * `factor` is NULL. */
@@ -49,14 +52,16 @@ typedef struct dsb_bridge_config {
     dsb_adam adam;
     uint64_t seed;
     dsb_precision precision; /* one that the backend has */
+    dsb_estimate covariance; /* of the kind REFERENCE: nothing is estimated */
 } dsb_bridge_config;
 
 typedef struct dsb_memory {
-    size_t planes, gradients, activations, weights, cache, ends, total;
+    size_t planes, gradients, activations, weights, cache, ends, covariances, total;
 } dsb_memory;
 
 typedef struct dsb_position {
-    int64_t half_bridge, step, steps; /* steps 0: the half-bridge has not begun */
+    int64_t half_bridge, step,
+        steps; /* steps 0: not begun; step == steps: the estimate is missing */
     int64_t adam_steps[2];
     bool trained[2];
 } dsb_position;
@@ -80,6 +85,7 @@ typedef struct dsb_bridge {
     dsb_steps steps[2];
     dsb_pinned pinned[2]; /* for the net of each direction */
     dsb_learner learners[2];
+    dsb_noise noise[2]; /* without values: the reference's */
     dsb_gradients gradients;
     dsb_weights training, simulating, sampling;
     dsb_process other;      /* that simulates for the current half-bridge */
@@ -92,7 +98,8 @@ typedef struct dsb_bridge {
     int64_t half_bridge, step, n_steps;
     float *loss, *norm; /* host, one a step of the current or last half-bridge */
     int64_t logged, log_capacity;
-    int64_t trained_rows; /* of all gradient steps since it was made */
+    int64_t trained_rows;   /* of all gradient steps since it was made */
+    int64_t estimated_rows; /* that a net took in estimates of covariances */
 } dsb_bridge;
 
 dsb_status dsb_bridge_create(const dsb_bridge_config *config, const dsb_backend *be,
@@ -100,8 +107,8 @@ dsb_status dsb_bridge_create(const dsb_bridge_config *config, const dsb_backend 
 void dsb_bridge_destroy(dsb_bridge *bridge);
 dsb_memory dsb_bridge_memory(const dsb_bridge *bridge);
 
-/* Rows that went through a net since the bridge was made: to simulate for the cache, and forth and back in
- * gradient steps. The reference is no net. */
+/* Rows that went through a net since the bridge was made: to simulate for the cache and to estimate
+ * covariances, and forth and back in gradient steps. The reference is no net. */
 typedef struct dsb_evaluations {
     int64_t simulation, training;
 } dsb_evaluations;
@@ -112,8 +119,9 @@ dsb_evaluations dsb_bridge_evaluations(const dsb_bridge *bridge);
 dsb_status dsb_bridge_begin(dsb_bridge *bridge, int64_t steps) DSB_MUST_CHECK;
 
 /* At most `steps` gradient steps, not beyond the half-bridge, returning at the first step boundary after
- * `seconds`. *done counts them. `tick` may stop it earlier, within a step too, which is then not taken
- * (DSB_ERR_INTERRUPTED).
+ * `seconds`. *done counts them. Where all are done and covariances are estimated, the next call does that,
+ * which ends the half-bridge. `tick` may stop it earlier, within a step or an estimate too, which then counts
+ * for nothing (DSB_ERR_INTERRUPTED).
  * On failure everything stands as after the last whole step. */
 dsb_status dsb_bridge_run(dsb_bridge *bridge, int64_t steps, double seconds, dsb_tick tick,
                           int64_t *done) DSB_MUST_CHECK;
@@ -123,8 +131,11 @@ dsb_position dsb_bridge_position(const dsb_bridge *bridge);
 /* Moves to a saved position; the planes are set by their owner. `loss`, `norm`: `position->step` numbers. */
 dsb_status dsb_bridge_set_position(dsb_bridge *bridge, const dsb_position *position,
                                    const float *loss, const float *norm) DSB_MUST_CHECK;
-/* After a plane was written from outside. */
+/* After a plane or a covariance was written from outside. */
 void dsb_bridge_planes_changed(dsb_bridge *bridge);
+/* The covariances of a direction, saved before: `values` as in dsb_noise, NULL: the reference's again. */
+dsb_status dsb_bridge_set_covariance(dsb_bridge *bridge, dsb_direction direction,
+                                     const double *values, int64_t raised) DSB_MUST_CHECK;
 
 /* Draws request->n rows on `direction`; `g` NULL: the training schedule. request->start is filled in. */
 dsb_status dsb_bridge_sample(dsb_bridge *bridge, dsb_direction direction, int n, const double *g,

@@ -5,6 +5,7 @@
 
 #include "base/philox.h"
 #include "cpu/vector.h"
+#include "cpu/wide.h"
 
 /* A vector of one row [n] that has no padding. */
 DSB_INLINE vf
@@ -142,6 +143,40 @@ combine_by_step(dsb_stream *stream, int rows, int dim, const float *table, const
     for (int64_t r = 0; r < rows; r++) {
         combine_row(dim, table + 3 * (int64_t)k[r], x + r * ldx, z != NULL ? z + r * ldz : NULL, m,
                     y + r * ldy);
+    }
+}
+
+static void
+scale_columns(dsb_stream *stream, int rows, int dim, const float *w, const float *x, int64_t ldx,
+              float *y, int64_t ldy)
+{
+    (void)stream;
+    for (int64_t c = 0; c < dsb_pitch(dim); c += DSB_VL) {
+        vf factor = load_row(w, c, dim);
+
+        for (int64_t r = 0; r < rows; r++) {
+            vf_store(y + r * ldy + c, factor * vf_load(x + r * ldx + c));
+        }
+    }
+}
+
+/* A product of two float32 is exact in float64, so that contraction changes no bit. */
+static void
+sum_products(dsb_stream *stream, int rows, int dim, const float *x, int64_t ldx, const float *y,
+             int64_t ldy, double *sums)
+{
+    (void)stream;
+    for (int64_t c = 0; c < dsb_pitch(dim); c += DSB_VL) {
+        wide sum;
+
+        memcpy(&sum, sums + c, sizeof sum);
+        for (int64_t r = 0; r < rows; r++) {
+            wide a = widen(vf_load(x + r * ldx + c)), b = widen(vf_load(y + r * ldy + c));
+
+            sum.low += a.low * b.low;
+            sum.high += a.high * b.high;
+        }
+        memcpy(sums + c, &sum, sizeof sum);
     }
 }
 
@@ -312,6 +347,8 @@ DSB_KERNEL(dsb_cpu_simulate)(dsb_backend *table)
     table->mean_from_output = mean_from_output;
     table->combine = combine;
     table->combine_by_step = combine_by_step;
+    table->scale_columns = scale_columns;
+    table->sum_products = sum_products;
     table->window_put = window_put;
     table->window_get = window_get;
 }

@@ -40,6 +40,10 @@ void dsb_py_unwatch(dsb_py_watch *watch);
 PyObject *dsb_py_module_of(dsb_py_bridge *self);
 int dsb_py_direction(const char *name);
 
+/* The covariances of steps, in py_covariance.c. */
+PyObject *dsb_py_get_covariance(PyObject *object, PyObject *argument);
+PyObject *dsb_py_set_covariance(PyObject *object, PyObject *args);
+
 /* Methods that answer, in py_answers.c. */
 PyObject *dsb_py_sample(PyObject *object, PyObject *args, PyObject *kwargs);
 PyObject *dsb_py_drift(PyObject *object, PyObject *args);

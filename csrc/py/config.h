@@ -20,7 +20,7 @@ typedef struct dsb_py_arguments {
     PyObject *net, *reference_mean, *steps;
     dsb_py_end source, prior;
     double reference_precision;
-    const char *convention, *output, *objective, *first_coupling, *precision;
+    const char *convention, *output, *objective, *first_coupling, *precision, *covariance;
     int closed_form, antithetic, cosine;
     double beta1, beta2, epsilon, ema;
     long long cache_bytes;

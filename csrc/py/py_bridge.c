@@ -381,11 +381,11 @@ bridge_memory(PyObject *object, PyObject *unused)
     dsb_memory m = dsb_bridge_memory(((dsb_py_bridge *)object)->bridge);
 
     (void)unused;
-    return Py_BuildValue("{s:n,s:n,s:n,s:n,s:n,s:n,s:n}", "planes", (Py_ssize_t)m.planes,
+    return Py_BuildValue("{s:n,s:n,s:n,s:n,s:n,s:n,s:n,s:n}", "planes", (Py_ssize_t)m.planes,
                          "gradients", (Py_ssize_t)m.gradients, "activations",
                          (Py_ssize_t)m.activations, "weights", (Py_ssize_t)m.weights, "cache",
-                         (Py_ssize_t)m.cache, "ends", (Py_ssize_t)m.ends, "total",
-                         (Py_ssize_t)m.total);
+                         (Py_ssize_t)m.cache, "ends", (Py_ssize_t)m.ends, "covariances",
+                         (Py_ssize_t)m.covariances, "total", (Py_ssize_t)m.total);
 }
 
 /* ---- the type ---- */
@@ -438,7 +438,7 @@ static PyGetSetDef bridge_properties[] = {
 static PyMethodDef bridge_methods[] = {
     {"begin", bridge_begin, METH_O, "begin(steps): starts the next half-bridge."},
     {"run", bridge_run, METH_VARARGS,
-     "run(steps, seconds=0.1): gradient steps; how many were done."},
+     "run(steps, seconds=0.1): gradient steps, or the estimate behind them; how many were done."},
     {"log", bridge_log, METH_VARARGS,
      "log(first=0): loss and gradient norm of the half-bridge's steps from `first` on."},
     {"trained", bridge_trained, METH_O, "trained(direction): whether its net has had a step."},
@@ -447,6 +447,10 @@ static PyMethodDef bridge_methods[] = {
     {"set_plane", bridge_set_plane, METH_VARARGS, "set_plane(direction, which, plane)."},
     {"get_position", bridge_get_position, METH_NOARGS, "Where training stands."},
     {"set_position", bridge_set_position, METH_VARARGS, "set_position(position, loss, norm)."},
+    {"get_covariance", dsb_py_get_covariance, METH_O,
+     "get_covariance(direction): (values or None, eigenvalues that were raised)."},
+    {"set_covariance", dsb_py_set_covariance, METH_VARARGS,
+     "set_covariance(direction, values or None, raised)."},
     {"sample", (PyCFunction)(void (*)(void))dsb_py_sample, METH_VARARGS | METH_KEYWORDS,
      "sample(direction, seed, *, n, x, steps, final_noise, paths)."},
     {"drift", dsb_py_drift, METH_VARARGS, "drift(direction, x, t)."},

@@ -117,17 +117,19 @@ parse_arguments(PyObject *args, PyObject *kwargs, dsb_py_arguments *a, dsb_bridg
                             "ema",
                             "seed",
                             "precision",
+                            "covariance",
+                            "covariance_paths",
                             NULL};
 
     return PyArg_ParseTupleAndKeywords(
-        args, kwargs, "O|$OddOOdOddOOdOdOssssppiiiiiLdpdddddKs", names, &a->net, &a->source.rows,
+        args, kwargs, "O|$OddOOdOddOOdOdOssssppiiiiiLdpdddddKssi", names, &a->net, &a->source.rows,
         &a->source.scale, &a->source.shift, &a->source.mean, &a->source.factor,
         &a->source.deviation, &a->prior.rows, &a->prior.scale, &a->prior.shift, &a->prior.mean,
         &a->prior.factor, &a->prior.deviation, &a->reference_mean, &a->reference_precision,
         &a->steps, &a->convention, &a->output, &a->objective, &a->first_coupling, &a->closed_form,
         &a->antithetic, &c->batch, &c->microbatch, &c->lanes, &c->refresh, &c->reuse,
         &a->cache_bytes, &c->rate.rate, &a->cosine, &a->beta1, &a->beta2, &a->epsilon,
-        &c->rate.clip, &a->ema, &a->seed, &a->precision);
+        &c->rate.clip, &a->ema, &a->seed, &a->precision, &a->covariance, &c->covariance.paths);
 }
 
 static int
@@ -136,13 +138,15 @@ understand(PyObject *module, dsb_py_arguments *a, dsb_bridge_config *c)
     static const char *const conventions[] = {"grid", "official", NULL};
     static const char *const outputs[] = {"mean", "step", "drift", NULL};
     static const char *const couplings[] = {"reference", "independent", "pairs", NULL};
+    static const char *const covariances[] = {"reference", "scalar", "diagonal", "full", NULL};
     const dsb_module_state *state = PyModule_GetState(module);
     int convention = dsb_py_choose(a->convention, "convention", conventions), output = -1;
     int coupling = dsb_py_choose(a->first_coupling, "first_coupling", couplings);
+    int covariance = dsb_py_choose(a->covariance, "covariance", covariances);
     int64_t dim;
     dsb_tensor view;
 
-    if (convention < 0 || coupling < 0 ||
+    if (convention < 0 || coupling < 0 || covariance < 0 ||
         (output = dsb_py_choose(a->output, "output", outputs)) < 0 ||
         dsb_py_precision(a->precision, &c->precision) < 0) {
         return -1;
@@ -177,6 +181,7 @@ understand(PyObject *module, dsb_py_arguments *a, dsb_bridge_config *c)
     c->closed_form = a->closed_form;
     c->antithetic = a->antithetic;
     c->cache_bytes = a->cache_bytes;
+    c->covariance.kind = (dsb_covariance)covariance;
     c->rate.cosine = a->cosine;
     c->rate.fresh_average = convention != DSB_OFFICIAL;
     c->adam = (dsb_adam){(float)a->beta1, (float)a->beta2, (float)a->epsilon, (float)a->ema};
@@ -195,10 +200,15 @@ dsb_py_configure(PyObject *module, PyObject *args, PyObject *kwargs, dsb_py_argu
                             .objective = "dsb",
                             .first_coupling = "reference",
                             .precision = "float32",
+                            .covariance = "reference",
                             .closed_form = 1,
                             .beta1 = 0.9,
                             .beta2 = 0.999,
                             .epsilon = 1e-8};
-    *config = (dsb_bridge_config){.batch = 512, .refresh = 100, .reuse = 1, .rate = {.rate = 1e-3}};
+    *config = (dsb_bridge_config){.batch = 512,
+                                  .refresh = 100,
+                                  .reuse = 1,
+                                  .rate = {.rate = 1e-3},
+                                  .covariance = {.paths = 4096}};
     return parse_arguments(args, kwargs, a, config) ? understand(module, a, config) : -1;
 }
