@@ -1,18 +1,18 @@
-"""What a bridge can be asked for: samples, paths and drifts."""
+"""What a bridge can be asked for: samples, paths, drifts and covariances."""
 
 from __future__ import annotations
 
 from numpy.typing import ArrayLike
 
-from . import _sampling
-from ._check import F32
+from . import _covariance, _sampling
+from ._check import F32, choice
 from ._facts import Facts
-from .history import Direction
+from .history import DIRECTIONS, Direction
 from .schedule import Schedule
 
 
 class Answers(Facts):
-    """Samples, paths and drifts of a `Bridge`."""
+    """Samples, paths, drifts and covariances of a `Bridge`."""
 
     def sample(
         self,
@@ -40,9 +40,11 @@ class Answers(Facts):
             Equal seeds, equal draws. Default: a new one for every call, counted from the making or
             loading of the bridge, so that a script gives the same draws again.
         schedule : Schedule, optional
-            Other steps up to the same T; needs output "drift" and convention "grid".
+            Other steps up to the same T; needs output "drift" and convention "grid". Their noise is the
+            reference's: covariances that were estimated belong to the steps of training, and tend to
+            2 g I as steps shrink.
         final_noise : bool
-            Whether the last step, too, adds noise of variance 2 g. Training and the tables of population
+            Whether the last step, too, adds its noise. Training and the tables of population
             values keep it; pictures are better without.
 
         Returns
@@ -100,3 +102,27 @@ class Answers(Facts):
             of the probability flow; half their sum tends to grad log p_t.
         """
         return _sampling.drift(self, x, t, direction)
+
+    def covariance(self, direction: Direction = "backward") -> _covariance.Covariance:
+        r"""Covariances Q_k of the noise with which a direction's steps simulate, and how they came about.
+
+            backward  X_k     = B_{k+1}(X_{k+1}) + L_k Z,    L_k L_k^T = Q_k,
+            forward   X_{k+1} = F_k(X_k)         + L_k Z,    with Q_k of its own.
+
+        They are the reference's, 2 g_k I, unless the bridge was made with another `covariance`; these are
+        estimated at the end of each half-bridge, for the direction that it trained. A net that has had no
+        half-bridge, or whose weights were loaded, has the reference's.
+
+        Parameters
+        ----------
+        direction : {"backward", "forward"}
+
+        Returns
+        -------
+        Covariance
+            values, float64, in the order of time, k = 0 .. N - 1, for both directions: q_k of shape (N,)
+            where `kind` is "reference" or "scalar", Q_k = q_k I; diagonals of the shape of a point, (N, d)
+            or (N, c, h, w); matrices (N, d, d) for "full". And raised, how many eigenvalues lay below
+            .05 g_k and were raised to it.
+        """
+        return _covariance.of(self, choice("direction", direction, DIRECTIONS))

@@ -192,6 +192,7 @@ def describe(bridge: Bridge) -> str:
         f", {name} {getattr(s, name):g}" for name in ("clip", "ema") if getattr(s, name)
     )
     coupling = f", first coupling {s.first_coupling}" if s.objective == "bridge" else ""
+    noise = "" if s.covariance == "reference" else f", covariance {s.covariance}"
     used = precision_in_use(s.precision)
     precision = used if used == s.precision else f"{used} in place of {s.precision}"
     lines = {
@@ -200,7 +201,7 @@ def describe(bridge: Bridge) -> str:
         "schedule": f"{schedule!r}, T = {schedule.T:.6g}",
         "reference": repr(bridge._reference),
         "net": f"{bridge._label}, {n:,} parameters in each direction",
-        "method": f"convention {s.convention}, objective {s.objective}, output {s.output}{coupling}",
+        "method": f"convention {s.convention}, objective {s.objective}, output {s.output}{coupling}{noise}",
         "training": f"batch {s.batch}, {rate}{extras}",
         "work": f"microbatch {core.microbatch}, {core.lanes} lanes, seed {s.seed}, "
         f"cpu {_core.isa()}, {precision}",

@@ -171,6 +171,8 @@ class Bridge:
         output: Literal["mean", "step", "drift"] = "drift",
         objective: Literal["dsb", "simplified", "bridge"] = "dsb",
         first_coupling: Literal["reference", "independent", "pairs"] = "reference",
+        covariance: Literal["reference", "scalar", "diagonal", "full"] = "reference",
+        covariance_paths: int = 4096,
         closed_form: bool = True,
         antithetic: bool = False,
         batch: int = 512,
@@ -202,16 +204,18 @@ class Bridge:
     @property
     def steps(self) -> int: ...  # of the current half-bridge, 0: not begun
     @property
-    def simulation_evaluations(self) -> int: ...  # rows that a net simulated with
+    def simulation_evaluations(self) -> int: ...  # rows that a net simulated or estimated with
     @property
     def training_evaluations(self) -> int: ...  # rows of gradient steps
     def memory(
         self,
-    ) -> dict[str, int]: ...  # bytes: planes, gradients, activations, weights, cache, ends, total
+    ) -> dict[str, int]: ...
+    """Bytes: planes, gradients, activations, weights, cache, ends, covariances, total."""
     def begin(self, steps: int, /) -> None: ...  # starts the next half-bridge; an error inside one
     def run(self, steps: int, seconds: float = 0.1, /) -> int: ...
     """At most `steps` more gradient steps of the current half-bridge, returning at the first step
-    boundary after `seconds`; how many were done. Raises KeyboardInterrupt at a step boundary,
+    boundary after `seconds`; how many were done. Where all are done and covariances are estimated, the
+    next call does that (0 steps), which ends the half-bridge. Raises KeyboardInterrupt at a step boundary,
     FloatingPointError (nothing updated; step, direction, op and tensor named)."""
     def log(self, first: int = 0, /) -> tuple[F32, F32]: ...
     """Loss and gradient norm of each step from `first` on, in the current or last half-bridge."""
@@ -228,6 +232,11 @@ class Bridge:
         final_noise: bool = False,
         paths: bool = False,  # True: [n, N + 1, d], state 0 .. N in time order of the direction
     ) -> F32: ...
+    def get_covariance(self, direction: Direction, /) -> tuple[F64 | None, int]: ...
+    """Covariances in order of time, [n], [n, d] or [n, d, d], None: the reference's; and how many
+    eigenvalues were raised."""
+    def set_covariance(self, direction: Direction, values: F64 | None, raised: int, /) -> None: ...
+    """FloatingPointError where one is not positive definite."""
     def drift(self, direction: Direction, x: F32, t: F32, /) -> F32: ...
     """Drift per unit of time of the direction's own process; t [n] in [0, T]."""
     def get_plane(self, direction: Direction, which: Plane, /) -> F32: ...

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ._check import flag, integer, shown
+from ._covariance import warn_of_raised
 from ._evaluate import Evaluation, warn_of_nan
 from ._progress import Progress
-from .history import DIRECTIONS, Record
+from .history import DIRECTIONS, Direction, Record
 
 if TYPE_CHECKING:
     from .bridge import Bridge
@@ -74,14 +75,17 @@ class Fit:
                 bridge._collect()
                 core.begin(self.steps)
         steps, step = core.steps, core.step
-        reported = step
-        while step < steps:
+        # Where only the estimate of covariances is missing, the last record is: it is told here.
+        reported = step if step < steps else (step - 1) // self.log_every * self.log_every
+        while core.half_bridge == number:
             boundary = min(steps, (step // self.log_every + 1) * self.log_every)
-            done = self.run(boundary - step)
+            done = self.run(boundary - step) if step < steps else 0
             step += done
             first = min(reported, max(step - self.log_every, 0))
             loss, norm = core.log(first)
             bar.advance(done, float(loss[-self.log_every :].mean()))
+            if step == steps and core.half_bridge == number:
+                self.estimate(bar, direction)
             errors = self.measure(bar, number) if step == steps else {}
             if self.callback is not None and step == boundary:
                 new = slice(reported - first, None)
@@ -90,12 +94,19 @@ class Fit:
                 record = Record(iteration, direction, step, steps, *means, step == steps, errors)
                 self.callback(bridge, record)
 
+    def estimate(self, bar: Progress, direction: Direction) -> None:
+        """The covariances of the steps just trained, which ends the half-bridge."""
+        bar.doing("covariances")
+        self.run(0)
+        bar.doing("")
+        warn_of_raised(self.bridge, direction)
+
     def measure(self, bar: Progress, number: int) -> dict[str, float]:
         """Errors of half-bridge `number`, which has just ended; they go into its history."""
         if self.evaluation is None:
             return {}
         bridge, direction = self.bridge, DIRECTIONS[number % 2]
-        bar.evaluating()
+        bar.doing("evaluating")
         errors = self.evaluation(direction)
         with bridge._in_line(), bridge._turn:
             bridge._collect()
@@ -105,7 +116,7 @@ class Fit:
         return dict(errors)
 
     def run(self, steps: int) -> int:
-        """Some of `steps` gradient steps, once nobody else waits for the bridge."""
+        """Some of `steps` gradient steps, or the estimate behind the last, once nobody else waits."""
         bridge = self.bridge
         with bridge._queue:
             pass

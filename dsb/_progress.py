@@ -34,9 +34,10 @@ class Progress:
             self._bar.set_postfix_str(self._loss + self._measured, refresh=False)
             self._bar.update(steps)
 
-    def evaluating(self) -> None:
+    def doing(self, what: str) -> None:
+        """Between gradient steps; "" when it is done."""
         if self._bar is not None:
-            self._bar.set_description(f"{self._place}, evaluating")
+            self._bar.set_description(f"{self._place}, {what}" if what else self._place)
 
     def evaluated(self, direction: str, errors: dict[str, float]) -> None:
         """Shows the errors of the half-bridge that ended, until those of the next are known."""

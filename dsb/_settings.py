@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 from . import _core
 from ._check import MAX_SEED, choice, flag, integer, real, shown, single
+from ._covariance import COVARIANCES, LEAST_PATHS, MAX_PATHS
 
 CONVENTIONS = ("grid", "official")
 OBJECTIVES = ("dsb", "simplified", "bridge")
@@ -43,7 +44,9 @@ class Settings(NamedTuple):
     epsilon: float
     seed: int
     precision: str = PRECISIONS[0]  # asked for; files of format 1 do not say
-    first_coupling: str = COUPLINGS[0]  # files of formats 1 and 2 know no other
+    first_coupling: str = COUPLINGS[0]  # files of formats 1 and 2 know no other,
+    covariance: str = COVARIANCES[0]  # nor another covariance
+    covariance_paths: int = 4096
 
     @classmethod
     def of(cls, *, betas: Any, eps: Any, convolves: bool, **given: Any) -> Settings:
@@ -79,6 +82,7 @@ class Settings(NamedTuple):
         choice("convention", self.convention, CONVENTIONS)
         choice("objective", self.objective, OBJECTIVES)
         choice("first_coupling", self.first_coupling, COUPLINGS)
+        choice("covariance", self.covariance, COVARIANCES)
         if self.objective == "bridge" and self.convention == "official":
             raise ValueError(
                 "objective: 'bridge' needs convention='grid'; the released code has no such target"
@@ -106,6 +110,9 @@ class Settings(NamedTuple):
             "beta1": real("betas[0]", self.beta1, least=0, below=1),
             "beta2": real("betas[1]", self.beta2, least=0, below=1),
             "epsilon": real("eps", self.epsilon, above=0),
+            "covariance_paths": integer(
+                "covariance_paths", self.covariance_paths, LEAST_PATHS, MAX_PATHS
+            ),
             "seed": integer("seed", self.seed, 0, MAX_SEED),
         }
         single("clip", checked["clip"])

@@ -68,6 +68,7 @@ def load(bridge: Bridge, direction: Direction, weights: object, strict: bool) ->
         position = core.get_position()
         position[f"adam_{direction}"], position[f"trained_{direction}"] = 0, 1
         core.set_position(position, NOTHING, NOTHING)
+        core.set_covariance(direction, None, 0)  # it belonged to the old weights
     return left
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, NoReturn
 
 from numpy.typing import ArrayLike
 
-from . import _build, _core, _turns, _weights
+from . import _build, _core, _covariance, _turns, _weights
 from ._answers import Answers
 from ._check import F32, choice, flag
 from ._ends import End
@@ -33,8 +33,8 @@ class Bridge(Answers):
         backward  X_k     = B_{k+1}(X_{k+1}) + sqrt(2 g_k) Z,      X_N ~ prior,
         forward   X_{k+1} = F_k(X_k)         + sqrt(2 g_k) Z,      X_0 ~ source,
 
-    with nets for B and F. One iteration trains B on paths of F, then F on paths of B (equations 12 and
-    13); the first F is the reference.
+    with nets for B and F; the noise may have a learned covariance in place of 2 g_k I. One iteration trains
+    B on paths of F, then F on paths of B (equations 12 and 13); the first F is the reference.
 
     Parameters
     ----------
@@ -73,6 +73,19 @@ class Bridge(Answers):
         each other, iterative Markovian fitting (IMF). "pairs": row i of the source with row i of the prior,
         for the first half-bridge of both directions: after `fit(ipf=1)` the bridge matches the given
         coupling, and further iterations are IMF from there. Default: "reference".
+    covariance : {"reference", "scalar", "diagonal", "full"}
+        Of the noise of steps: 2 g_k I, or what is estimated at the end of each half-bridge for the net R that
+        it trained: q_k I, a diagonal, or a matrix (up to 512 dimensions). From fresh paths of the direction H
+        that it learnt from, Y_{j+1} = H_j(Y_j) + nz, whose noise has a known covariance Q^H_j,
+
+            Q_j = E[res res^T] + D (Q^H_j - E[nz nz^T]) D^T,   res = Y_j - R(Y_{j+1}),
+
+        D = E[res nz^T] E[nz nz^T]^{-1}: the covariance of Y_j given Y_{j+1}, as IPF on the grid asks for,
+        with nz as a control variate. With objective "bridge", over states pinned between the ends of such
+        paths, m the target of the regression, Q_k = Var[X_k | X_0, X_{k+1}] I + E[(m - R)(m - R)^T].
+        Eigenvalues are at least .05 g_k. See `covariance()`.
+    covariance_paths : int
+        Fresh paths for each estimate, at least 16; for "full" at least 256 and 4 d.
     output : {"drift", "step", "mean"}, optional
         What the net puts out: (B(x) - x) / g_k with loss weight proportional to g_k; B(x) - x; B(x).
         Default: "drift"; convention "official": "step", the released drift matching.
@@ -128,6 +141,11 @@ class Bridge(Answers):
     DeviceError
         The device is not there.
 
+    Warns
+    -----
+    UserWarning
+        Ends of an odd scale, a precision that is not there, objective "dsb" with learned covariances.
+
     Notes
     -----
     Algorithm 1 of De Bortoli, Thornton, Heng and Doucet, arXiv:2106.01357. One bridge may be used from
@@ -152,6 +170,8 @@ class Bridge(Answers):
         convention: Literal["grid", "official"] = "grid",
         objective: Literal["dsb", "simplified", "bridge"] = "dsb",
         first_coupling: Literal["reference", "independent", "pairs"] | None = None,
+        covariance: Literal["reference", "scalar", "diagonal", "full"] = "reference",
+        covariance_paths: int = 4096,
         output: Literal["drift", "step", "mean"] | None = None,
         closed_form: bool | None = None,
         antithetic: bool = False,
@@ -187,6 +207,8 @@ class Bridge(Answers):
             convention=convention,
             objective=objective,
             first_coupling=first_coupling,
+            covariance=covariance,
+            covariance_paths=covariance_paths,
             output=output,
             closed_form=closed_form,
             antithetic=antithetic,
@@ -219,6 +241,7 @@ class Bridge(Answers):
             _build.warn_of_scale(side)
             _build.warn_of_axes(side)
         _build.warn_of_precision(settings.precision)
+        _covariance.warn_of_objective(settings)
 
     def _start(
         self,
@@ -231,6 +254,7 @@ class Bridge(Answers):
         settings: Settings,
     ) -> None:
         _build.check_process(schedule, reference, settings)
+        _covariance.check(settings, source.image or prior.image or (source.dim,))
         if settings.first_coupling == "pairs":
             _build.check_pairs(source, prior)
         self._core = _core.Bridge(
@@ -307,7 +331,8 @@ class Bridge(Answers):
         Raises
         ------
         KeyboardInterrupt
-            Ctrl-C, at a step boundary: the bridge can be used, saved and fitted further.
+            Ctrl-C, at a step boundary or in an estimate of covariances, which then begins anew: the bridge
+            can be used, saved and fitted further.
         FloatingPointError
             NaN or infinity; names step, direction, op and tensor. The nets stand as before that step:
             save, and go on with a smaller learning_rate or a clip given to `dsb.load`.
@@ -320,7 +345,8 @@ class Bridge(Answers):
         Warns
         -----
         UserWarning
-            An error that was measured is NaN or infinity; it is recorded as it is.
+            An error that was measured is NaN or infinity; it is recorded as it is. Eigenvalues of learned
+            covariances were raised to .05 g_k.
 
         Notes
         -----

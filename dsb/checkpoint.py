@@ -3,8 +3,10 @@
 Layout: one metadata entry "dsb" with JSON (settings, net, position, layout of the history, SHA-256 of
 every tensor and of the JSON itself), and tensors: planes `<direction>.theta`, `.m`, `.v`, `.ema` as the
 core lays them out, `history.loss`, `history.grad_norm`, `schedule.steps`, `reference.mean`, and for each
-end either `<end>.data` or `<end>.mean` and `<end>.cov`. Where errors were measured, "errors" in the
-metadata has their names for each finished half-bridge, and `history.errors` the values one behind the other.
+end either `<end>.data` or `<end>.mean` and `<end>.cov`; `<direction>.covariance`, in order of time, where it
+was estimated, with the number of raised eigenvalues under "raised" in the metadata. Where errors were
+measured, "errors" in the metadata has their names for each finished half-bridge, and `history.errors` the
+values one behind the other.
 
 A file is input from strangers. Everything that it claims is compared with the sizes in its header, which
 safetensors has compared with the length of the file, before anything of a claimed size is made.
@@ -79,12 +81,16 @@ def _state(
     """Tensors and metadata, taken between two chunks of steps."""
     settings = bridge.settings
     tensors: dict[str, NDArray[Any]] = {"schedule.steps": bridge.schedule.steps}
+    raised: dict[str, int] = {}
     with bridge._in_line(), bridge._turn:
         parts = bridge._parts()
         position = bridge._core.get_position()
         for direction in DIRECTIONS:
             for plane in _planes(settings):
                 tensors[f"{direction}.{plane}"] = bridge._core.get_plane(direction, plane)
+            covariance, raised[direction] = bridge._core.get_covariance(direction)
+            if covariance is not None:
+                tensors[f"{direction}.covariance"] = covariance
     for name, tensor in tensors.items():
         if not np.isfinite(tensor).all():
             raise FloatingPointError(
@@ -118,6 +124,7 @@ def _state(
         "position": {name: position[name] for name in POSITION},
         "history": [len(part.loss) for part in parts],
         "ends": _save_ends(bridge._ends, data, tensors),
+        "raised": raised,
     }
     if any(errors):
         told["errors"] = [list(some) for some in errors[: position["half_bridge"]]]
@@ -294,7 +301,7 @@ def _bridge(
     for (direction, plane), values in planes.items():
         if not np.isfinite(values).all() or (plane == "v" and (values < 0).any()):
             _refuse(f"the tensor '{direction}.{plane}' holds values that no training leaves there")
-    position, parts = _history(tensors, told, MAX_FIT_STEPS)
+    position, parts = _history(tensors, told, MAX_FIT_STEPS, settings.covariance != "reference")
     ends = _load_ends(tensors, told, _shape(told, graph.dim), given)
     bridge = Bridge.__new__(Bridge)
     try:
@@ -304,12 +311,13 @@ def _bridge(
         bridge._start(*ends, schedule, reference, graph, label, settings.eased(*eased))
         for (direction, plane), values in planes.items():
             bridge._core.set_plane(direction, plane, values)
+        _load_covariances(tensors, told, bridge, position)
         log = parts.pop() if position["steps"] else None
         if log is not None and position["step"]:
             bridge._core.set_position(position, log.loss, log.grad_norm)
         else:
             bridge._core.set_position(position, NOTHING, NOTHING)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, FloatingPointError) as error:
         _refuse(f"its description of the bridge is wrong: {error}", error)
     bridge._finished = parts
     made = (_word(told.get(key), 80) for key in ("isa", "compiler", "version"))
@@ -319,14 +327,15 @@ def _bridge(
 
 
 def _history(
-    tensors: _Tensors, told: dict[str, Any], most: int
+    tensors: _Tensors, told: dict[str, Any], most: int, estimates: bool
 ) -> tuple[dict[str, int], list[Any]]:
     position = _field(told, "position", dict)
     counts = _field(told, "history", list)
     if set(position) != set(POSITION) or not all(map(_is_count, [*position.values(), *counts])):
         _refuse("its position or history is not a list of counts")
     half, step, steps = position["half_bridge"], position["step"], position["steps"]
-    if not (steps <= most and (step < steps or steps == step == 0)):
+    # With all steps done a half-bridge is over, unless covariances are still to be estimated.
+    if not (steps <= most and (step < steps + estimates or steps == step == 0)):
         _refuse(f"step {step} of {steps} is no position in a half-bridge")
     if len(counts) != half + (steps > 0) or (steps > 0 and counts[-1] != step):
         _refuse(f"its history has {len(counts)} half-bridges, its position says {half}")
@@ -356,6 +365,28 @@ def _errors(tensors: _Tensors, told: dict[str, Any], half: int) -> list[dict[str
         _refuse(f"its errors are not lists of names for {half} half-bridges")
     values = iter(tensors.take("history.errors", "float64", (sum(map(len, names)),)).tolist())
     return [dict(zip(some, values, strict=False)) for some in names]
+
+
+def _load_covariances(
+    tensors: _Tensors, told: dict[str, Any], bridge: Bridge, position: dict[str, int]
+) -> None:
+    """What was estimated. ValueError or FloatingPointError where it is no covariance."""
+    n, dim = bridge.schedule.N, bridge.dim
+    shapes = {"scalar": (n,), "diagonal": (n, dim), "full": (n, dim, dim)}
+    for direction in DIRECTIONS:
+        name = f"{direction}.covariance"
+        if name not in tensors.names:
+            continue
+        shape = shapes.get(bridge._settings.covariance)
+        raised = _field(told, "raised", dict).get(direction)
+        if shape is None or not position[f"trained_{direction}"] or not _is_count(raised):
+            _refuse(f"the tensor {name!r} has no place in its settings and position")
+        values = tensors.take(name, "float64", shape)
+        if not np.isfinite(values).all():
+            _refuse(f"the tensor {name!r} holds NaN or infinity")
+        if len(shape) == 3 and (values != values.transpose(0, 2, 1)).any():
+            _refuse(f"the tensor {name!r} holds a matrix that is not symmetric")
+        bridge._core.set_covariance(direction, values, raised)
 
 
 def _load_ends(

@@ -5,6 +5,23 @@
 
 #define SWEEPS 60 /* of Jacobi's method, at most; it converges quadratically after a few */
 
+/* y += factor x */
+static void
+add_scaled(int many, double factor, const double *x, double *y)
+{
+    for (int i = 0; i < many; i++) {
+        y[i] += factor * x[i];
+    }
+}
+
+static void
+scale(int many, double factor, double *x)
+{
+    for (int i = 0; i < many; i++) {
+        x[i] *= factor;
+    }
+}
+
 bool
 dsb_cholesky(int n, const double *a, double shift, double *l)
 {
@@ -15,21 +32,14 @@ dsb_cholesky(int n, const double *a, double shift, double *l)
         l[i * n + i] -= shift;
     }
     for (int64_t k = 0; k < n; k++) {
-        double *row = l + k * n, pivot = row[k], inverse;
+        double *row = l + k * n, pivot = row[k];
 
         if (!(pivot > 0.0 && pivot < INFINITY)) {
             return false;
         }
-        inverse = 1.0 / sqrt(pivot);
-        for (int64_t c = k; c < n; c++) {
-            row[c] *= inverse;
-        }
+        scale((int)(n - k), 1.0 / sqrt(pivot), row + k);
         for (int64_t i = k + 1; i < n; i++) {
-            double *other = l + i * n, factor = row[i];
-
-            for (int64_t c = i; c < n; c++) {
-                other[c] -= factor * row[c];
-            }
+            add_scaled((int)(n - i), -row[i], row + i, l + i * n + i);
         }
     }
     for (int64_t i = 0; i < n; i++) {
@@ -39,6 +49,23 @@ dsb_cholesky(int n, const double *a, double shift, double *l)
         }
     }
     return true;
+}
+
+void
+dsb_cholesky_solve(int n, const double *l, int many, double *x)
+{
+    for (int64_t i = 0; i < n; i++) { /* L, downwards */
+        for (int64_t k = 0; k < i; k++) {
+            add_scaled(many, -l[i * n + k], x + k * n, x + i * n);
+        }
+        scale(many, 1.0 / l[i * n + i], x + i * n);
+    }
+    for (int64_t i = n - 1; i >= 0; i--) { /* L^T, upwards */
+        for (int64_t k = i + 1; k < n; k++) {
+            add_scaled(many, -l[k * n + i], x + k * n, x + i * n);
+        }
+        scale(many, 1.0 / l[i * n + i], x + i * n);
+    }
 }
 
 static void

@@ -1,41 +1,19 @@
 #include "bridge/residuals.h"
 
-#include <math.h>
-#include <string.h>
-
 #include "base/memory.h"
 #include "base/philox.h"
 
-#define BLOCK 64 /* paths that are summed in float32 */
-#define PANEL 32 /* rows of a covariance, or columns of its diagonal, that one task sums */
-
-/* One estimate in progress. What is averaged is the symmetric part of u v^T. On trajectories u = res - nz and
- * v = res + nz, so that it is res res^T - nz nz^T, in one product of which one factor is small; between ends
- * u = v = m - R. */
+/* One estimate in progress. */
 typedef struct estimating {
     const dsb_residuals *asked;
     dsb_noise *out;
+    dsb_moments moments;
     int64_t dim, ld;
     float *paths;       /* device [3][paths, ld], in which lie: */
     float *state, *end; /* states of paths; starts and ends of those that are pinned */
-    float *u, *v;
-    void *sums,
-        *host; /* device, host: [workers][PANEL, dim] floats (full), or [panels][PANEL] doubles */
-    int j;     /* the generator's step */
+    float *res, *nz;    /* residuals, R's or m - R; the noise of the step */
+    int j;              /* the generator's step */
 } estimating;
-
-static int64_t
-panels(int64_t dim)
-{
-    return (dim + PANEL - 1) / PANEL;
-}
-
-static size_t
-sum_bytes(dsb_covariance kind, int64_t dim, int workers)
-{
-    return kind == DSB_COVARIANCE_FULL ? sizeof(float) * (size_t)(workers * PANEL * dim)
-                                       : sizeof(double) * (size_t)(PANEL * panels(dim));
-}
 
 static size_t
 path_bytes(const dsb_estimate *estimate, int64_t dim)
@@ -48,7 +26,7 @@ dsb_residuals_bytes(const dsb_estimate *estimate, int n, int64_t dim, int worker
 {
     dsb_covariance kind = estimate->kind;
     size_t work = dsb_noise_work_bytes(kind, n, dim, workers),
-           sums = path_bytes(estimate, dim) + 2 * sum_bytes(kind, dim, workers);
+           sums = path_bytes(estimate, dim) + dsb_moments_bytes(kind, dim, workers);
 
     return work > sums ? work : sums; /* the sums are over when their results are settled */
 }
@@ -108,7 +86,7 @@ start_chunk(void *context, int64_t task, int worker)
     draw(e, e->asked->start, DSB_STREAM_RESIDUAL_START, first, walker, e->state + first * e->ld);
 }
 
-/* One step of a chunk of paths, Y_j to Y_{j+1}, and what it leaves in u and v. */
+/* One step of a chunk of paths, Y_j to Y_{j+1}, with Y_j - R(Y_{j+1}) in res and its noise in nz. */
 static void
 step_chunk(void *context, int64_t task, int worker)
 {
@@ -118,20 +96,16 @@ step_chunk(void *context, int64_t task, int worker)
     const dsb_backend *be = walker->be;
     int64_t ld = e->ld, first = task * walker->chunk;
     int rows = rows_of(e, first), dim = (int)e->dim;
-    float *y = e->state + first * ld, *u = e->u + first * ld, *v = e->v + first * ld;
+    float *y = e->state + first * ld;
     dsb_draw at = draw_at(e, e->j, first);
 
     be->copy(NULL, rows, dim, dsb_float_slot(y, ld), 0, dsb_float_slot(walker->x, ld));
     dsb_walker_step(walker, asked->generator, &at, e->j, rows);
     be->combine(NULL, rows, dim, 1.0f, walker->x, ld, -1.0f, walker->mean, ld, 0.0f, NULL,
-                walker->noise, ld);
+                e->nz + first * ld, ld);
     dsb_walker_mean(walker, asked->learnt, e->out->n - 1 - e->j, rows, walker->mean);
-    be->combine(NULL, rows, dim, 1.0f, y, ld, -1.0f, walker->mean, ld, 0.0f, NULL, walker->mean,
-                ld);
-    be->combine(NULL, rows, dim, 1.0f, walker->mean, ld, -1.0f, walker->noise, ld, 0.0f, NULL, u,
-                ld);
-    be->combine(NULL, rows, dim, 1.0f, walker->mean, ld, 1.0f, walker->noise, ld, 0.0f, NULL, v,
-                ld);
+    be->combine(NULL, rows, dim, 1.0f, y, ld, -1.0f, walker->mean, ld, 0.0f, NULL,
+                e->res + first * ld, ld);
     be->copy(NULL, rows, dim, dsb_float_slot(walker->x, ld), 0, dsb_float_slot(y, ld));
 }
 
@@ -165,7 +139,7 @@ ends_chunk(void *context, int64_t task, int worker)
     walker->be->copy(NULL, rows, dim, x, 0, end);
 }
 
-/* A draw between the ends of each path of a chunk, and m - R there in u. */
+/* A draw between the ends of each path of a chunk, and m - R there in res. */
 static void
 pin_chunk(void *context, int64_t task, int worker)
 {
@@ -189,135 +163,7 @@ pin_chunk(void *context, int64_t task, int worker)
                 walker->target, ld);
     dsb_walker_mean(walker, asked->learnt, n - 1 - e->j, rows, walker->mean);
     be->combine(NULL, rows, dim, 1.0f, walker->target, ld, -1.0f, walker->mean, ld, 0.0f, NULL,
-                e->u + first * ld, ld);
-}
-
-/* ---- sums ---- */
-
-/* The step that is being estimated, in order of time. */
-static int
-step_in_time(const estimating *e)
-{
-    return dsb_step_in_time(e->asked->generator->direction, e->out->n, e->j);
-}
-
-/* PANEL rows of sum u v^T. */
-static void
-sum_rows(void *context, int64_t panel, int worker)
-{
-    const estimating *e = context;
-    const dsb_backend *be = e->out->be;
-    int64_t dim = e->dim, row = panel * PANEL, many = dim - row < PANEL ? dim - row : PANEL;
-    double *q = e->out->values + (step_in_time(e) * dim + row) * dim;
-    float *sums = (float *)e->sums + worker * PANEL * dim,
-          *host = (float *)e->host + worker * PANEL * dim;
-
-    for (int64_t first = 0; first < e->asked->estimate.paths; first += BLOCK) {
-        int64_t left = e->asked->estimate.paths - first;
-
-        be->linear_backward_weight(NULL, left < BLOCK ? (int)left : BLOCK, (int)dim, (int)many,
-                                   e->v + first * e->ld, e->ld, e->u + first * e->ld + row, e->ld,
-                                   0, sums, NULL);
-        be->download(host, sums, sizeof *host * (size_t)(many * dim));
-        for (int64_t i = 0; i < many * dim; i++) {
-            q[i] += (double)host[i];
-        }
-    }
-}
-
-/* PANEL numbers of the diagonal of sum u v^T, which start at 0. */
-static void
-sum_diagonal(void *context, int64_t panel, int worker)
-{
-    const estimating *e = context;
-    int64_t column = panel * PANEL, many = e->dim - column < PANEL ? e->dim - column : PANEL;
-
-    (void)worker;
-    e->out->be->sum_products(NULL, e->asked->estimate.paths, (int)many, e->u + column, e->ld,
-                             e->v + column, e->ld, (double *)e->sums + column);
-}
-
-/* Entry (row, column) of what the mean is added to: the covariance of the generator's step k, or the variance
- * given the path's start. */
-static double
-known_covariance(const estimating *e, int k, int64_t row, int64_t column)
-{
-    const dsb_residuals *asked = e->asked;
-    const dsb_noise *noise = asked->generator->noise;
-    int64_t dim = e->dim;
-
-    if (asked->pinned != NULL) {
-        return row == column ? asked->pinned->variance[e->j] : 0.0;
-    }
-    if (noise == NULL) {
-        return row == column ? 2.0 * asked->schedule->g[k] : 0.0;
-    }
-    switch (noise->kind) {
-    case DSB_COVARIANCE_FULL:
-        return noise->values[(k * dim + row) * dim + column];
-    case DSB_COVARIANCE_DIAGONAL:
-        return noise->values[k * dim + row];
-    default:
-        return noise->values[k];
-    }
-}
-
-/* What is known + the symmetric part of (sum u v^T) / paths, in place of the sum; whether it is finite. */
-static bool
-finish_full(estimating *e, int k)
-{
-    int64_t dim = e->dim;
-    double *q = e->out->values + k * dim * dim, share = 0.5 / e->asked->estimate.paths;
-    bool finite = true;
-
-    for (int64_t i = 0; i < dim; i++) {
-        for (int64_t c = 0; c <= i; c++) {
-            double both = known_covariance(e, k, i, c) + share * (q[i * dim + c] + q[c * dim + i]);
-
-            q[i * dim + c] = q[c * dim + i] = both;
-            finite = finite && isfinite(both);
-        }
-    }
-    return finite;
-}
-
-/* The same for a diagonal, or its mean. */
-static bool
-finish_diagonal(estimating *e, int k)
-{
-    int64_t dim = e->dim, size = dsb_covariance_size(e->out->kind, dim);
-    double *q = e->out->values + k * size, *sums = e->host, total = 0.0;
-
-    e->out->be->download(sums, e->sums, sizeof *sums * (size_t)dim);
-    for (int64_t i = 0; i < dim; i++) {
-        double mean = sums[i] / e->asked->estimate.paths;
-
-        total += mean; /* NaN or infinity stays that */
-        if (size == dim) {
-            q[i] = known_covariance(e, k, i, i) + mean;
-        }
-    }
-    if (e->out->kind == DSB_COVARIANCE_SCALAR) {
-        q[0] = known_covariance(e, k, 0, 0) + total / (double)dim;
-    }
-    return isfinite(total);
-}
-
-static dsb_status
-finish_step(estimating *e)
-{
-    const dsb_residuals *asked = e->asked;
-    int k = step_in_time(e);
-
-    if (e->out->kind == DSB_COVARIANCE_FULL ? finish_full(e, k) : finish_diagonal(e, k)) {
-        return DSB_OK;
-    }
-    return DSB_FAIL(
-        DSB_ERR_NUMERIC,
-        "NaN, infinity or overflow in the covariance of step %d, at the end of the %s half-bridge "
-        "of iteration %lld; the nets stand as after its last gradient step (go on from an earlier "
-        "checkpoint with a lower learning rate, or with clip=)",
-        k, dsb_direction_name(asked->learnt->direction), (long long)(asked->half_bridge / 2 + 1));
+                e->res + first * ld, ld);
 }
 
 /* ---- the estimate ---- */
@@ -337,16 +183,26 @@ static dsb_status
 estimate_step(estimating *e)
 {
     const dsb_residuals *asked = e->asked;
-    const dsb_backend *be = e->out->be;
-    bool full = e->out->kind == DSB_COVARIANCE_FULL;
-    size_t bytes = sum_bytes(e->out->kind, e->dim, asked->n_walkers);
+    const dsb_noise *noise = asked->generator->noise;
+    int k = dsb_step_in_time(asked->generator->direction, e->out->n, e->j);
+    int64_t at = k * dsb_covariance_size(e->out->kind, e->dim);
+    bool pinned = asked->pinned != NULL, finite;
 
-    DSB_TRY(for_paths(e, asked->pinned != NULL ? pin_chunk : step_chunk));
-    memset(e->host, 0, bytes);
-    be->upload(e->sums, e->host, bytes);
-    DSB_TRY(dsb_run_chunks(be->parallel, asked->n_walkers, panels(e->dim),
-                           full ? sum_rows : sum_diagonal, e, asked->watch));
-    return finish_step(e);
+    DSB_TRY(for_paths(e, pinned ? pin_chunk : step_chunk));
+    DSB_TRY(dsb_moments_take(&e->moments, e->res, e->nz, asked->watch, &finite));
+    if (!finite) {
+        return DSB_FAIL(DSB_ERR_NUMERIC,
+                        "NaN, infinity or overflow in the covariance of step %d, at the end of the "
+                        "%s half-bridge of iteration %lld; the nets stand as after its last "
+                        "gradient step (go on from an earlier checkpoint with a lower learning "
+                        "rate, or with clip=)",
+                        k, dsb_direction_name(asked->learnt->direction),
+                        (long long)(asked->half_bridge / 2 + 1));
+    }
+    return dsb_moments_covariance(&e->moments, noise == NULL ? NULL : noise->values + at,
+                                  pinned ? asked->pinned->variance[e->j]
+                                         : 2.0 * asked->schedule->g[k],
+                                  asked->watch, e->out->values + at);
 }
 
 static dsb_status
@@ -354,17 +210,17 @@ estimate(estimating *e)
 {
     const dsb_residuals *asked = e->asked;
     const dsb_backend *be = e->out->be;
-    size_t bytes = sum_bytes(e->out->kind, e->dim, asked->n_walkers);
+    bool pinned = asked->pinned != NULL;
     int64_t matrix = asked->estimate.paths * e->ld;
 
     DSB_TRY(be->alloc(path_bytes(&asked->estimate, e->dim), &e->paths));
-    DSB_TRY(be->alloc(bytes, &e->sums));
-    DSB_TRY(dsb_alloc(bytes, &e->host));
+    DSB_TRY(dsb_moments_init(&e->moments, be, e->out->kind, asked->estimate.paths, e->dim, !pinned,
+                             asked->n_walkers));
     e->state = e->paths;
-    e->u = e->paths + matrix;
-    e->v = asked->pinned != NULL ? e->u : e->paths + 2 * matrix;
-    e->end = e->paths + 2 * matrix;
-    DSB_TRY(for_paths(e, asked->pinned != NULL ? ends_chunk : start_chunk));
+    e->res = e->paths + matrix;
+    e->nz = e->end =
+        e->paths + 2 * matrix; /* ends are for those that are pinned, which lack the other */
+    DSB_TRY(for_paths(e, pinned ? ends_chunk : start_chunk));
     for (e->j = 0; e->j < e->out->n; e->j++) {
         DSB_TRY(estimate_step(e));
     }
@@ -398,8 +254,7 @@ dsb_residuals_run(const dsb_residuals *residuals, dsb_noise *out)
     DSB_TRY(dsb_noise_init(out, be, residuals->estimate.kind, residuals->schedule->n, walker->dim));
     status = estimate(&e);
     be->free(e.paths);
-    be->free(e.sums);
-    dsb_free(e.host);
+    dsb_moments_clear(&e.moments);
     if (status == DSB_OK) {
         status = settle(residuals, out);
     }

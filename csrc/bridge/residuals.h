@@ -2,18 +2,19 @@
  *
  * Purpose: a half-bridge ends with net R of one direction trained on paths of the other, the generator
  * Y_{j+1} = H_j(Y_j) + L_j z with covariances Q^H. For trajectory objectives, over paths of their own,
- *     Q^R_j = Q^H_j + E[res res^T - nz nz^T],  res = Y_j - R(Y_{j+1}),  nz = Y_{j+1} - H_j(Y_j),
- * which is E[res res^T] with a control variate whose mean is known, E[nz nz^T] = Q^H_j: in small steps
- * res ~ -nz, so that most of the spread cancels. For objectives of end points, over states that are pinned
+ *     Q^R_j = E[res res^T] + D (Q^H_j - E[nz nz^T]) D^T,  res = Y_j - R(Y_{j+1}),  nz = Y_{j+1} - H_j(Y_j),
+ * with the regression D = E[res nz^T] E[nz nz^T]^{-1}: the mean of res res^T with a control variate, as
+ * E[nz nz^T] = Q^H_j is known. In small steps res ~ -nz, D ~ -I, and most of the spread cancels. For objectives of end points, over states that are pinned
  * between the ends of paths of their own, with the conditional mean m of the neighbour given the path's start,
  *     Q^R_j = Var I + E[(m - R)(m - R)^T],
- * the law of total variance. Sums are float64 over blocks of paths in a fixed order.
+ * the law of total variance.
  * Ownership: memory of its own while it runs. Threads: one caller; it spreads the work.
  */
 #ifndef DSB_BRIDGE_RESIDUALS_H
 #define DSB_BRIDGE_RESIDUALS_H
 
 #include "bridge/cache.h"
+#include "bridge/moments.h"
 
 #define DSB_MAX_PATHS (1 << 24)
 /* Where eigenvalues are raised to: this times g_k. */

@@ -29,5 +29,7 @@ void test_pairs(void);
 void test_pinned(void);
 /* Entropic transport (test_exact.c). */
 void test_exact(void);
+/* Covariances of noise: matrices, kernels, factors (test_covariance.c). */
+void test_covariance(void);
 
 #endif

@@ -200,7 +200,7 @@ stop_at(void *context)
     return --*left == 0;
 }
 
-/* Two half-bridges of seven steps, stopping at the `stop`-th tick once, then a sample and paths. */
+/* Three half-bridges of seven steps, stopping at the `stop`-th tick once, then a sample and paths. */
 static dsb_status
 train(dsb_bridge *bridge, int stop, float *sample)
 {
@@ -221,17 +221,19 @@ train(dsb_bridge *bridge, int stop, float *sample)
 }
 
 static dsb_status
-scenario(dsb_bridge_config *config, const char *objective, int stop, float *result)
+scenario(const char *objective, dsb_covariance kind, int stop, float *result)
 {
     float x[2 * DIM] = {0.5f}, t[2] = {0.1f, 0.3f};
+    dsb_bridge_config config;
     dsb_net *net = NULL;
     dsb_bridge *bridge = NULL;
     dsb_status status = build_net(DIM, &net);
 
     if (status == DSB_OK) {
-        *config = configure(net);
-        config->objective = objective;
-        status = dsb_bridge_create(config, dsb_cpu_backend(), &bridge);
+        config = configure(net);
+        config.covariance = (dsb_estimate){kind, 256};
+        config.objective = objective;
+        status = dsb_bridge_create(&config, dsb_cpu_backend(), &bridge);
     }
     if (status == DSB_OK) {
         status = train(bridge, stop, result);
@@ -283,25 +285,28 @@ test_interrupted_renewal(void)
 
 #define RESULT (5 * (STEPS + 1) * DIM + 2 * DIM)
 
+/* In the middle of a step, of a simulation, of an estimate of covariances: nothing changes. */
 static void
 test_interruption(const char *objective)
 {
-    dsb_bridge_config config;
-    float whole[RESULT] = {0}, pieces[RESULT] = {0};
+    for (int kind = DSB_COVARIANCE_REFERENCE; kind <= DSB_COVARIANCE_FULL; kind++) {
+        float whole[RESULT] = {0}, pieces[RESULT] = {0};
 
-    CHECK(scenario(&config, objective, -1, whole) == DSB_OK);
-    for (int stop = 1; stop < 30; stop++) {
-        CHECK(scenario(&config, objective, stop, pieces) == DSB_OK);
-        CHECK(memcmp(whole, pieces, sizeof whole) == 0);
+        CHECK(scenario(objective, (dsb_covariance)kind, -1, whole) == DSB_OK);
+        for (int stop = 1; stop < 30; stop++) {
+            int at = kind == DSB_COVARIANCE_REFERENCE ? stop : 12 * stop;
+
+            CHECK(scenario(objective, (dsb_covariance)kind, at, pieces) == DSB_OK);
+            CHECK(memcmp(whole, pieces, sizeof whole) == 0);
+        }
+        CHECK(isfinite(whole[0]) && whole[3] != whole[0]);
     }
-    CHECK(isfinite(whole[0]) && whole[3] != whole[0]);
 }
 
 /* Every allocation fails once: an error, no leak, no crash. */
 static void
 test_allocation(void)
 {
-    dsb_bridge_config config;
     float result[RESULT];
     int64_t live = dsb_alloc_live();
     dsb_status status = DSB_ERR_MEMORY;
@@ -309,7 +314,7 @@ test_allocation(void)
 
     while (status == DSB_ERR_MEMORY && n < 10000) {
         dsb_alloc_fail_at(++n);
-        status = scenario(&config, "bridge", -1, result);
+        status = scenario("bridge", DSB_COVARIANCE_FULL, -1, result);
         dsb_alloc_fail_at(0);
         CHECK(status == DSB_ERR_MEMORY || status == DSB_OK);
         CHECK(dsb_alloc_live() == live);
@@ -357,7 +362,7 @@ test_options(void)
     dsb_net *net = NULL;
 
     CHECK(build_net(DIM, &net) == DSB_OK);
-    for (int bits = 0; bits < 64; bits++) {
+    for (int bits = 0; bits < 256; bits++) {
         dsb_bridge_config c = configure(net);
 
         c.closed_form = bits & 1;
@@ -368,6 +373,7 @@ test_options(void)
         c.rate = (dsb_rate){1e-3, bits & 1, bits & 8 ? 0.5 : 0.0};
         c.adam.ema = bits & 16 ? 0.99f : 0.0f;
         c.prior.factor = bits & 2 ? NULL : factor;
+        c.covariance = (dsb_estimate){(dsb_covariance)(bits >> 6), 300};
         CHECK(try_options(net, c) == DSB_OK);
     }
     for (int bits = 0; bits < 24; bits++) {
@@ -379,6 +385,7 @@ test_options(void)
         c.closed_form = bits / 3 & 2;
         c.reuse = bits / 3 & 4 ? 3 : 1;
         c.prior.rows = c.source.rows;
+        c.covariance = (dsb_estimate){(dsb_covariance)(bits % 4), 300};
         CHECK(try_options(net, c) == DSB_OK);
         c.prior.rows.n--;
         CHECK(try_options(net, c) ==
@@ -404,6 +411,9 @@ test_options(void)
         c = configure(net);
         c.batch = c.refresh = 1 << 24;
         c.lanes = c.microbatch = 0;
+        CHECK(try_options(net, c) == DSB_ERR_VALUE);
+        c = configure(net);
+        c.covariance = (dsb_estimate){DSB_COVARIANCE_FULL, 255};
         CHECK(try_options(net, c) == DSB_ERR_VALUE);
         c = configure(net);
         c.lanes = 3;
@@ -541,6 +551,7 @@ main(void)
     test_pairs();
     test_pinned();
     test_exact();
+    test_covariance();
     test_allocation();
     CHECK(dsb_alloc_live() == 0);
     printf(failures == 0 ? "all passed\n" : "%d failed\n", failures);
