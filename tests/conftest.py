@@ -39,6 +39,8 @@ def assert_equal_bits(a, b):
         for name in one:
             np.testing.assert_array_equal(one[name], other[name], err_msg=name, strict=True)
     for direction in ("backward", "forward"):
+        for one, other in zip(a.covariance(direction), b.covariance(direction), strict=True):
+            np.testing.assert_array_equal(one, other)
         np.testing.assert_array_equal(
             a.sample(70, direction=direction, seed=3), b.sample(70, direction=direction, seed=3)
         )

@@ -533,10 +533,6 @@ def test_resumed_before_an_estimate(tmp_path, begun):
             progress=False,
         )
         assert_equal_bits(resumed, whole)
-        for direction in DIRECTIONS:
-            np.testing.assert_array_equal(
-                resumed.covariance(direction).values, whole.covariance(direction).values
-            )
         first = records[0]  # the end that had not been told
         assert (first.direction, first.step, first.finished) == (DIRECTIONS[begun % 2], 20, True)
         assert first.loss == np.float32(whole.history[begun].loss[15:]).mean()

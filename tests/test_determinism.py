@@ -56,7 +56,9 @@ def state(bridge):
     loss, norm = bridge.log()
     assert np.isfinite(loss).all()
     assert np.isfinite(norm).all()
-    return [*planes, loss.tobytes(), norm.tobytes(), sorted(bridge.get_position().items())]
+    told = [bridge.get_covariance(d) for d in DIRECTIONS]
+    noise = [(None if q is None else q.tobytes(), raised) for q, raised in told]
+    return [*planes, loss.tobytes(), norm.tobytes(), sorted(bridge.get_position().items()), noise]
 
 
 def draws(bridge):
@@ -74,6 +76,8 @@ def moved(bridge, **changed):
     other = make(**changed)
     for d, p in itertools.product(DIRECTIONS, PLANES):
         other.set_plane(d, p, bridge.get_plane(d, p))
+    for d in DIRECTIONS:
+        other.set_covariance(d, *bridge.get_covariance(d))
     loss, norm = bridge.log()  # of the half-bridge that is over, where none has begun
     step = bridge.step
     other.set_position(bridge.get_position(), loss[:step], norm[:step])
@@ -95,6 +99,13 @@ VARIANTS = {
     "simulated, antithetic": {"closed_form": False, "antithetic": True, "reuse": 2},
     "official": {"convention": "official", "steps": np.array([0.1, 0.3, 0.1]), "output": "step"},
     "one lane": {"lanes": 1, "microbatch": 48, "objective": "simplified"},
+    "full covariances": {"objective": "simplified", "covariance": "full", "covariance_paths": 300},
+    "diagonals between ends": {
+        "objective": "bridge",
+        "covariance": "diagonal",
+        "covariance_paths": 130,
+        "antithetic": True,
+    },
     "ragged": {"batch": 41, "microbatch": 7, "lanes": 2},
     "bridge": {"objective": "bridge", "closed_form": False, "antithetic": True, "reuse": 2},
     "bridge, independent": {"objective": "bridge", "first_coupling": "independent"},
