@@ -1,6 +1,7 @@
 """What `evaluate` of Bridge.fit measures at the end of every half-bridge.
 
 Every seed here is fixed, and draws are the caller's own: measuring leaves training as it is, to the bit.
+A comparison of methods over several seeds measures each of these with draws of its own.
 """
 
 from __future__ import annotations
@@ -46,19 +47,20 @@ LONGEST = 80  # characters of a name that is given; a name in the history may jo
 
 
 class Evaluation:
-    """What was given as `evaluate`, checked against the bridge."""
+    """What was given as `evaluate`, checked against the bridge; `shift` is added to every seed."""
 
-    def __init__(self, bridge: Bridge, given: object) -> None:
+    def __init__(self, bridge: Bridge, given: object, shift: int = 0) -> None:
         self._measures: list[tuple[str, Measure]] = []
         if not isinstance(given, Mapping):
-            self._measures.append(("", _measure(bridge, "evaluate", given)))
+            self._measures.append(("", _measure(bridge, "evaluate", given, shift)))
             return
         if not given:
             raise ValueError(
                 "evaluate: expected a dict with something to measure, got an empty one"
             )
         for name, one in given.items():
-            self._measures.append((name_of(name), _measure(bridge, f"evaluate[{name!r}]", one)))
+            argument = f"evaluate[{name!r}]"
+            self._measures.append((name_of(name), _measure(bridge, argument, one, shift)))
 
     def __call__(self, direction: Direction) -> dict[str, float]:
         """Errors, by name, of the direction that was just trained."""
@@ -99,9 +101,9 @@ def warn_of_nan(errors: Mapping[str, float], iteration: int, direction: Directio
         )
 
 
-def _measure(bridge: Bridge, argument: str, given: object) -> Measure:
+def _measure(bridge: Bridge, argument: str, given: object, shift: int) -> Measure:
     """One measure of the bridge from what was given."""
-    exact = _against_exact(bridge, argument, given)
+    exact = _against_exact(bridge, argument, given, shift)
     if exact is not None:
         return exact
     if callable(given) and not isinstance(given, type) and not _is_law(given):
@@ -118,11 +120,11 @@ def _measure(bridge: Bridge, argument: str, given: object) -> Measure:
                 f"got a tuple of {len(given)}"
             )
         source, prior = (
-            _end(bridge, f"{argument}[{i}]", samples) for i, samples in enumerate(given)
+            _end(bridge, f"{argument}[{i}]", samples, shift) for i, samples in enumerate(given)
         )
-        return lambda direction: _generated(bridge, direction, (prior, source))
-    end = _end(bridge, argument, given)
-    return lambda direction: _generated(bridge, direction, (None, end))
+        return lambda direction: _generated(bridge, direction, (prior, source), shift)
+    end = _end(bridge, argument, given, shift)
+    return lambda direction: _generated(bridge, direction, (None, end), shift)
 
 
 # ---- functions of the user ----
@@ -164,7 +166,7 @@ class _End(NamedTuple):
     floor: float
 
 
-def _end(bridge: Bridge, argument: str, given: object) -> _End:
+def _end(bridge: Bridge, argument: str, given: object, shift: int) -> _End:
     """From held-out rows, in two halves, or from a law."""
     from .metrics import sliced_wasserstein
 
@@ -172,10 +174,10 @@ def _end(bridge: Bridge, argument: str, given: object) -> _End:
         law: Any = given
         if law.dim != bridge.dim:
             raise ValueError(f"{argument}: expected dimension {bridge.dim}, got {law.dim}")
-        return _end_of_law(bridge, law)
+        return _end_of_law(bridge, law, shift)
     found, _ = points(argument, given, least=LEAST_ROWS, shape=bridge.shape)
     half = len(found) // 2
-    order = np.random.default_rng(SEEDS[0]).permutation(len(found))
+    order = np.random.default_rng(SEEDS[0] + shift).permutation(len(found))
     halves = found[order[:half]], found[order[half : 2 * half]]
     return _End(halves, sliced_wasserstein(*halves))
 
@@ -184,20 +186,22 @@ def _is_law(given: object) -> bool:
     return hasattr(given, "sample") and hasattr(given, "dim") and not hasattr(given, "__array__")
 
 
-def _end_of_law(bridge: Bridge, law: Any) -> _End:
+def _end_of_law(bridge: Bridge, law: Any, shift: int) -> _End:
     from .metrics import sliced_wasserstein
 
     many = _paths_that_fit(bridge, 1)
-    apart = [
-        sliced_wasserstein(law.sample(many, seed=one), law.sample(many, seed=other))
-        for one, other in zip(FLOOR_SEEDS[::2], FLOOR_SEEDS[1::2], strict=True)
-    ]
-    samples = law.sample(many, seed=SEEDS[1]), law.sample(many, seed=SEEDS[2])
-    return _End(samples, _rms(apart))
+
+    def draw(seed: int) -> NDArray[Any]:
+        found: NDArray[Any] = law.sample(many, seed=seed + shift)
+        return found
+
+    pairs = zip(FLOOR_SEEDS[::2], FLOOR_SEEDS[1::2], strict=True)
+    apart = [sliced_wasserstein(draw(one), draw(other)) for one, other in pairs]
+    return _End((draw(SEEDS[1]), draw(SEEDS[2])), _rms(apart))
 
 
 def _generated(
-    bridge: Bridge, direction: Direction, ends: tuple[_End | None, _End | None]
+    bridge: Bridge, direction: Direction, ends: tuple[_End | None, _End | None], shift: int
 ) -> dict[str, float]:
     """Sliced W_2 at the end that the direction generates; `ends` are (prior, source)."""
     from .metrics import sliced_wasserstein
@@ -209,7 +213,7 @@ def _generated(
     try:
         apart = [
             sliced_wasserstein(
-                _rows(bridge.sample(len(exact), direction=direction, seed=seed)), exact
+                _rows(bridge.sample(len(exact), direction=direction, seed=seed + shift)), exact
             )
             for seed, exact in zip(SEEDS[1:], end.samples, strict=True)
         ]
@@ -234,23 +238,25 @@ def _paths_that_fit(bridge: Bridge, states: int) -> int:
 # ---- exact problems ----
 
 
-def _against_exact(bridge: Bridge, argument: str, given: Any) -> Measure | None:
+def _against_exact(bridge: Bridge, argument: str, given: Any, shift: int) -> Measure | None:
     """None where `given` is no problem, and no sequence of iterates either."""
     from .exact import GaussianIPF, PopulationDSB, Problem
     from .gaussian import Gaussian
 
     if isinstance(given, GaussianIPF):
         _check_problem(bridge, argument, given.limit())
-        return _AgainstGaussian(bridge, given.process)
+        return _AgainstGaussian(bridge, given.process, shift)
     if isinstance(given, PopulationDSB):
         _check_problem(bridge, argument, given.iterate(1).process("forward"))
-        return _AgainstGaussian(bridge, lambda n, direction: given.iterate(n).process(direction))
+        return _AgainstGaussian(
+            bridge, lambda n, direction: given.iterate(n).process(direction), shift
+        )
     if not isinstance(given, Problem):
         return None
     _check_problem(bridge, argument, given)
     if all(isinstance(given.marginal(t), Gaussian) for t in (0.0, given.T)):
-        return _AgainstGaussian(bridge, lambda n, direction: given)
-    return _AgainstProcess(bridge, given)
+        return _AgainstGaussian(bridge, lambda n, direction: given, shift)
+    return _AgainstProcess(bridge, given, shift)
 
 
 def _check_problem(bridge: Bridge, argument: str, problem: Problem) -> None:
@@ -279,8 +285,10 @@ def _check_problem(bridge: Bridge, argument: str, problem: Problem) -> None:
 class _AgainstGaussian:
     """KL of the marginals and error of the coupling, from paths of the direction."""
 
-    def __init__(self, bridge: Bridge, exact: Callable[[int, Direction], Problem]) -> None:
-        self._bridge, self._exact = bridge, exact
+    def __init__(
+        self, bridge: Bridge, exact: Callable[[int, Direction], Problem], shift: int
+    ) -> None:
+        self._bridge, self._exact, self._shift = bridge, exact, shift
         self._many = _paths_that_fit(bridge, bridge.schedule.N + 1)
 
     def __call__(self, direction: Direction) -> dict[str, float]:
@@ -288,9 +296,10 @@ class _AgainstGaussian:
         problem = self._exact((bridge.half_bridge + 1) // 2, direction)
         floor = gaussian_floor(problem, many)
         starts = problem.marginal(problem.T if direction == "backward" else 0.0)
-        x = starts.sample(many, seed=SEEDS[2]).reshape(-1, *bridge.shape)
+        noise, draw = (seed + self._shift for seed in (SEEDS[0], SEEDS[2]))
+        x = starts.sample(many, seed=draw).reshape(-1, *bridge.shape)
         try:
-            paths = bridge.paths(x, direction=direction, seed=SEEDS[0], final_noise=True)
+            paths = bridge.paths(x, direction=direction, seed=noise, final_noise=True)
         except FloatingPointError:
             return dict.fromkeys(("kl", "coupling"), math.nan) | floor
         paths = paths.reshape(*paths.shape[:2], -1)
@@ -322,13 +331,14 @@ def gaussian_floor(problem: Problem, n: int) -> dict[str, float]:
 class _AgainstProcess:
     """KL between path measures, where the exact drift is known, and sliced W_2 at the end."""
 
-    def __init__(self, bridge: Bridge, problem: Problem) -> None:
+    def __init__(self, bridge: Bridge, problem: Problem, shift: int) -> None:
         from .exact import MixtureBridge
 
-        self._bridge, self._problem = bridge, _Remembered(problem)
-        source, prior = (_end_of_law(bridge, problem.marginal(t)) for t in (0.0, problem.T))
+        self._bridge, self._problem, self._shift = bridge, _Remembered(problem), shift
+        source, prior = (_end_of_law(bridge, problem.marginal(t), shift) for t in (0.0, problem.T))
         self._ends = prior, source
-        self._paths = problem.sample_paths(DRIFTS, schedule=bridge.schedule, seed=SEEDS[1])
+        seed = SEEDS[1] + shift
+        self._paths = problem.sample_paths(DRIFTS, schedule=bridge.schedule, seed=seed)
         # The backward drift of a mixture problem is an estimate, too rough for some of the paths.
         mixture = isinstance(problem, MixtureBridge)
         self._known: tuple[Direction, ...] = ("forward",) if mixture else DIRECTIONS
@@ -344,7 +354,7 @@ class _AgainstProcess:
                 )
             except FloatingPointError:
                 errors["path_kl"] = math.nan
-        return errors | _generated(self._bridge, direction, self._ends)
+        return errors | _generated(self._bridge, direction, self._ends, self._shift)
 
 
 class _Remembered:
