@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from .._check import choice, shown
-from .._core import get_num_threads
-from .._info import set_num_threads
-from ._study import Experiment, Options, Outcome, load, study
+from . import _machine
+from ._study import Options, Outcome, Reproduction, load, study
 
 __all__ = ["NAMES", "again", "experiment", "load", "run"]
 
@@ -30,10 +29,10 @@ _CLASSES = {
 NAMES = tuple(_CLASSES)
 
 
-def experiment(name: str) -> type[Experiment]:
+def experiment(name: str) -> type[Reproduction]:
     """The class of an experiment, by name."""
     found = choice("name", name, NAMES)
-    made: type[Experiment] = getattr(import_module(f".{found}", __name__), _CLASSES[found])
+    made: type[Reproduction] = getattr(import_module(f".{found}", __name__), _CLASSES[found])
     return made
 
 
@@ -109,13 +108,8 @@ def run(
         raise
     folder = Path("reproduce-output") / name if out is None else Path(out)
     many = (1 if quick else made.seeds) if seeds is None else seeds
-    before = get_num_threads()
-    if threads is not None:
-        set_num_threads(threads)
-    try:
+    with _machine.threads(threads):
         return study(chosen, Options(folder, many, resume, overwrite, figure, command, say))
-    finally:
-        set_num_threads(before)
 
 
 def again(report: dict[str, Any] | str | Path, case: str, row: str, seed: int) -> Outcome:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import platform
 import time
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from .. import _core
+from .._info import set_num_threads
 
 _PACKAGES = ("numpy", "POT", "matplotlib")
 
@@ -73,6 +75,18 @@ def forget_peak() -> None:
     """From now on `peak_memory` is about what comes; not everywhere permitted, then nothing happens."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
+
+
+@contextlib.contextmanager
+def threads(number: int | None) -> Iterator[None]:
+    """Of the core, as many within; None changes nothing."""
+    before = _core.get_num_threads()
+    if number is not None:
+        set_num_threads(number)
+    try:
+        yield
+    finally:
+        _core.set_num_threads(before)
 
 
 class Watch:

@@ -28,6 +28,17 @@ class Column(NamedTuple):
     scale: float = 1.0
     digits: int = 3
     tabled: bool = True  # a column of the table, and not of the lines of seeds alone
+    part: str = "values"  # of what is told of a seed: "values" or "seconds"
+
+    def of(self, one: Entry) -> float | None:
+        """From what is told of a seed; None where this number is not measured, or the seed failed."""
+        found = one.get(self.part, {}).get(self.key)
+        return None if found is None else float(found)
+
+    def over(self, entry: Entry) -> list[float]:
+        """Of all seeds that have it."""
+        found = map(self.of, entry["seeds"])
+        return [value for value in found if value is not None]
 
     def shown(self, value: float) -> str:
         return f"{self.scale * value:.{self.digits}f}"
@@ -46,7 +57,7 @@ class Published(NamedTuple):
 
 
 def heading(experiment: Experiment, report: Report) -> str:
-    lines = [f"dsb reproduce {experiment.name}", "", experiment.about]
+    lines = [experiment.title, "", experiment.about]
     if experiment.budget != "full":
         lines += ["", budget_note(report)]
     return "\n".join(lines) + "\n"
@@ -61,12 +72,16 @@ def budget_note(report: Report) -> str:
 
 
 def forecast(
-    parts: Sequence[tuple[tuple[str, str], Cost, int]], known: float, seconds: float, memory: float
+    row_head: str,
+    parts: Sequence[tuple[tuple[str, str], Cost, int]],
+    known: float,
+    seconds: float,
+    memory: float,
 ) -> str:
     """The costs to come, as a table."""
     machine = _machine.describe()
     threads = machine["threads"]
-    head = ["problem", "settings", "parameters of a net", "gradient steps", "a step", "training",
+    head = ["problem", row_head, "parameters of a net", "gradient steps", "a step", "training",
             "evaluation", "seeds"]  # fmt: skip
     lines = [
         [
@@ -104,11 +119,8 @@ def seed_line(columns: Iterable[Column], one: dict[str, Any]) -> str:
     """The numbers of a seed."""
     if "failed" in one:
         return f"seed {one['seed']}: FAILED, {one['failed']}"
-    told = [
-        f"{column.head} {column.shown(one['values'][column.key])}"
-        for column in columns
-        if column.key in one["values"]
-    ]
+    values = [(column, column.of(one)) for column in columns]
+    told = [f"{column.head} {column.shown(v)}" for column, v in values if v is not None]
     return f"seed {one['seed']}: {', '.join(told)}"
 
 
@@ -117,13 +129,11 @@ def seed_line(columns: Iterable[Column], one: dict[str, Any]) -> str:
 
 def summary(columns: Iterable[dict[str, Any]], entry: Entry) -> dict[str, Any]:
     """Mean, standard error and number of seeds of every column that seeds measure."""
-    good = [one for one in entry["seeds"] if "values" in one]
     found: dict[str, Any] = {}
-    for column in columns:
-        values = [one["values"][column["key"]] for one in good if column["key"] in one["values"]]
-        if values:
+    for column in (Column(**told) for told in columns):
+        if values := column.over(entry):
             mean, error = mean_and_error(values)
-            found[column["key"]] = {"mean": mean, "error": error, "seeds": len(values)}
+            found[column.key] = {"mean": mean, "error": error, "seeds": len(values)}
     return found
 
 
@@ -147,12 +157,35 @@ def markdown(report: Report, protocol: bool = True) -> str:
     """The whole account of a report, from what its JSON holds alone."""
     columns = [Column(**column) for column in report["columns"]]
     others = [Published(**one) for one in report["published"]]
-    used = [c for c in columns if c.tabled and any(_cell(c, one) for one in report["results"])]
-    cases = {entry["case"] for entry in report["results"]}
-    others = [one for one in others if cases & set(one.values)]
+    cases = dict.fromkeys(entry["case"] for entry in report["results"])
+    others = [one for one in others if cases.keys() & set(one.values)]
+    parts = [f"## {report['experiment']}", report["protocol"] if protocol else ""]
+    parts += [f"**{note}**" for note in report.get("notes", ())]
+    if report["budget"] != "full":
+        parts.append(f"**{budget_note(report)}**")
+    if not report["complete"]:
+        parts.append("Stopped before all seeds were done.")
+    for told in (
+        [[case] for case in cases] if isinstance(report.get("axis"), dict) else [list(cases)]
+    ):
+        entries = [entry for entry in report["results"] if entry["case"] in told]
+        parts.append(_table(report, entries, columns, others))
+    parts.append(_seeds(columns, report))
+    sources = sorted({one.source for one in others})
+    if sources:
+        parts.append("Published: " + "; ".join(sources) + ".")
+    parts.append(_spent(report))
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _table(
+    report: Report, entries: list[Entry], columns: list[Column], others: list[Published]
+) -> str:
+    """These results beside what was published, with the columns that any of them fills."""
+    used = [c for c in columns if c.tabled and any(_cell(c, entry) for entry in entries)]
     # Beside a small budget, what the publication's budget gave.
     full = "" if report["budget"] == "full" else " (full protocol)"
-    heads = [(one.head or one.method) + full for one in others]
+    ours = ["problem", report.get("row head", "settings"), *(c.head for c in used), "seeds"]
     lines = [
         [
             entry["case"],
@@ -161,21 +194,9 @@ def markdown(report: Report, protocol: bool = True) -> str:
             _count(entry),
             *(_figure_of(one, entry["case"]) for one in others),
         ]
-        for entry in report["results"]
+        for entry in entries
     ]
-    parts = [f"## {report['experiment']}", report["protocol"] if protocol else ""]
-    if report["budget"] != "full":
-        parts.append(f"**{budget_note(report)}**")
-    if not report["complete"]:
-        parts.append("Stopped before all seeds were done.")
-    ours = ["problem", "settings", *(column.head for column in used), "seeds"]
-    parts.append(table([*ours, *heads], lines))
-    parts.append(_seeds(columns, report))
-    sources = sorted({one.source for one in others})
-    if sources:
-        parts.append("Published: " + "; ".join(sources) + ".")
-    parts.append(_spent(report))
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return table([*ours, *((one.head or one.method) + full for one in others)], lines)
 
 
 def _count(entry: Entry) -> str:
@@ -193,8 +214,7 @@ def _cell(column: Column, entry: Entry) -> str:
     """Mean and standard error over the seeds, or what was known before."""
     if column.key in entry["expected"]:
         return _with_error(column, entry["expected"][column.key])
-    good = (one["values"] for one in entry["seeds"] if "values" in one)
-    values = [told[column.key] for told in good if column.key in told]
+    values = column.over(entry)
     return _with_error(column, values) if values else ""
 
 
@@ -235,6 +255,8 @@ def _spent(report: Report) -> str:
 # ---- the figure ----
 
 LEVELS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+# And the other two of these colours, which elsewhere stand for the directions.
+ROWS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
 def check_figure() -> None:
@@ -260,7 +282,9 @@ def figure(report: Report) -> bytes | None:
         _panel(ax, case, report)
         lines, labels = ax.get_legend_handles_labels()
         named |= dict(zip(labels, lines, strict=True))
-    axes[0].set_ylabel(report["axis"])
+    for ax, case in zip(axes, drawn, strict=True):
+        if ax is axes[0] or isinstance(report["axis"], dict):
+            ax.set_ylabel(_of_case(report["axis"], case))
     picture.legend(
         named.values(),
         named,
@@ -271,7 +295,8 @@ def figure(report: Report) -> bytes | None:
         handlelength=3.5,
     )
     note = "" if report["budget"] == "full" else f" ({report['budget']} budget: not the protocol)"
-    picture.suptitle(f"dsb reproduce {report['experiment']}{note}", fontsize="medium")
+    title = report.get("title", f"dsb reproduce {report['experiment']}")  # of files without one
+    picture.suptitle(f"{title}{note}", fontsize="medium")
     file = io.BytesIO()
     picture.savefig(file, format="png", dpi=130)
     return file.getvalue()
@@ -293,10 +318,14 @@ def _panel(ax: Any, case: str, report: Report) -> None:
     from ..plot import BACKWARD, FORWARD, LINES
 
     entries = [entry for entry in report["results"] if entry["case"] == case]
+    curves = [_curves(entry) for entry in entries]
+    colours = {"backward": BACKWARD, "forward": FORWARD}
+    by_row = any("" in told for told in curves)  # one line each, so that colours are free for rows
     styles = ("-", "--", ":", "-.")
-    for entry, style in zip(entries, styles * len(entries), strict=False):
-        for name, values in _curves(entry).items():
-            colour = {"backward": BACKWARD, "forward": FORWARD}.get(name, LINES)
+    for number, (entry, told) in enumerate(zip(entries, curves, strict=True)):
+        style = styles[number // len(ROWS) if by_row else number % len(styles)]
+        for name, values in told.items():
+            colour = ROWS[number % len(ROWS)] if by_row else colours.get(name, LINES)
             at = np.arange(1, values.shape[1] + 1)
             label = f"{entry['row']}, {name}" if name else entry["row"]
             ax.plot(at, values.mean(axis=0), style, color=colour, label=label, marker="o", ms=2.5)
@@ -304,24 +333,27 @@ def _panel(ax: Any, case: str, report: Report) -> None:
                 ax.fill_between(
                     at, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.15, lw=0
                 )
-    for (label, level), colour in zip(
-        _levels(report, entries).items(), cycle(LEVELS), strict=False
-    ):
+    levels = cycle((LINES,) if by_row else LEVELS)
+    for (label, level), colour in zip(_levels(report, entries).items(), levels, strict=False):
         ax.axhline(level, color=colour, lw=1, label=label)
     ax.set(xlabel="IPF iteration", title=case, yscale="log")
     ax.xaxis.get_major_locator().set_params(integer=True)
+
+
+def _of_case(told: Any, case: str) -> Any:
+    """What is told of a case, or of all of them."""
+    return told[case] if isinstance(told, dict) else told
 
 
 def _levels(report: Report, entries: Sequence[Entry]) -> dict[str, float]:
     """Horizontal lines: whatever the experiment marks, and the published figures of the case."""
     found: dict[str, float] = {}
     columns = {column["key"]: Column(**column) for column in report["columns"]}
-    for key in report.get("levels", ()):
+    for key in _of_case(report.get("levels", ()), entries[0]["case"]):
         column = columns[key]
         means: dict[str, float] = {}
         for entry in entries:
-            drawn = [one["values"][key] for one in entry["seeds"] if key in one.get("values", {})]
-            if values := drawn + list(entry["expected"].get(key, [])):
+            if values := column.over(entry) + list(entry["expected"].get(key, [])):
                 means[entry["row"]] = column.scale * float(np.mean(values))
         if len(set(means.values())) == 1:
             found[column.head] = next(iter(means.values()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from copy import deepcopy
@@ -71,6 +72,33 @@ def bridge(source: Any, prior: Any, settings: Settings, seed: int) -> Bridge:
     )
 
 
+class _Enough(Exception):
+    """As many half-bridges as were asked for."""
+
+
+def train(
+    trained: Bridge,
+    half_bridges: int,
+    steps: int,
+    after: Callable[[Bridge, Record], object],
+    progress: bool | None = None,
+) -> None:
+    """As many half-bridges, backward first; `after` at the end of each."""
+    left = half_bridges
+
+    def callback(given: Bridge, record: Record) -> None:
+        nonlocal left
+        if record.finished:
+            after(given, record)
+            left -= 1
+            if left == 0:
+                raise _Enough
+
+    iterations = -(-half_bridges // 2)
+    with contextlib.suppress(_Enough):
+        trained.fit(iterations, steps, callback=callback, log_every=steps, progress=progress)
+
+
 def measured(
     trained: Bridge,
     settings: Settings,
@@ -81,15 +109,14 @@ def measured(
     returns, and the seconds of "training" and of "evaluation", which is both of them."""
     begun, evaluation = time.perf_counter(), 0.0
 
-    def callback(given: Bridge, record: Record) -> None:
+    def timed(given: Bridge, record: Record) -> None:
         nonlocal evaluation
-        if record.finished:
-            start = time.perf_counter()
-            after(given, record)
-            evaluation += time.perf_counter() - start
+        start = time.perf_counter()
+        after(given, record)
+        evaluation += time.perf_counter() - start
 
     told = settings["training"]
-    trained.fit(told["iterations"], told["steps"], callback=callback, log_every=told["steps"])
+    train(trained, told.get("half_bridges", 2 * told["iterations"]), told["steps"], timed)
     trained_at = time.perf_counter()
     training = trained_at - begun - evaluation
     values = last(trained)

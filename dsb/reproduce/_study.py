@@ -44,16 +44,20 @@ class Experiment(ABC):
     """A protocol: which jobs there are, and how a seed of one is run and measured."""
 
     name: ClassVar[str]
+    title: ClassVar[str]  # the command
+    row_head: ClassVar[str] = "settings"  # what the rows of a case are
     everything: ClassVar[tuple[Any, ...]] = ()  # cases that are asked for as a rule
-    about: ClassVar[str]  # the protocol, in the words that are printed
-    columns: ClassVar[tuple[Column, ...]]
-    published: ClassVar[tuple[Published, ...]]
-    axis: ClassVar[str]  # of the figure, upwards
-    levels: ClassVar[tuple[str, ...]] = ()  # columns that the figure draws as lines
+    about: str  # the protocol, in the words that are printed
+    columns: tuple[Column, ...]
+    published: ClassVar[tuple[Published, ...]] = ()
+    # Of the figure, upwards, and columns that it draws as lines. By the name of the case where each is
+    # measured in a way of its own, and has a table of its own.
+    axis: str | dict[str, str]
+    levels: tuple[str, ...] | dict[str, tuple[str, ...]] = ()
     comparable: ClassVar[bool] = False  # whether the figure's axis is what was published
     seeds: ClassVar[int] = 5
-    rows: ClassVar[dict[str, Any]]  # settings by the name of the row
-    quick_budget: ClassVar[Settings]  # what --quick changes
+    rows: dict[str, Any]  # settings by the name of the row
+    quick_budget: ClassVar[Settings] = {}  # what --quick changes
 
     def __init__(
         self,
@@ -109,14 +113,16 @@ class Experiment(ABC):
     def check(self) -> None:
         """Raises where something is missing that the run would need: packages, data."""
 
-    @classmethod
+    def notes(self, results: list[Entry]) -> list[str]:
+        """What a reader of these results has to know beside the protocol."""
+        return []
+
     @abstractmethod
-    def cost(cls, settings: Settings) -> Cost:
+    def cost(self, settings: Settings) -> Cost:
         """Of one seed, measured."""
 
-    @classmethod
     @abstractmethod
-    def expected(cls, settings: Settings) -> Known:
+    def expected(self, settings: Settings) -> Known:
         """What perfect nets would give, and what else is known before. May be empty."""
 
     @classmethod
@@ -132,10 +138,18 @@ class Experiment(ABC):
         kept["objective"] = settings["bridge"].get("objective", "dsb")
         return json.dumps(kept, sort_keys=True)
 
+    @abstractmethod
+    def run(self, settings: Settings, seed: int) -> Outcome:
+        """Trains and measures one seed: a function of its arguments, bit for bit."""
+
+
+class Reproduction(Experiment):
+    """A published experiment, whose settings say everything: they are enough to run a seed again."""
+
     @classmethod
     @abstractmethod
     def run(cls, settings: Settings, seed: int) -> Outcome:
-        """Trains and measures one seed: a function of its arguments, bit for bit."""
+        """As `Experiment.run`."""
 
 
 class Options(NamedTuple):
@@ -183,6 +197,7 @@ def study(experiment: Experiment, options: Options) -> dict[str, Any]:
             "seconds": time.perf_counter() - start,
             "memory": _machine.peak_memory(),
         }
+        report["notes"] = experiment.notes(report["results"])
         _finish(report, path, options)
 
     try:
@@ -257,20 +272,24 @@ def _of(
 
 def _begun(experiment: Experiment, jobs: list[Job], path: Path, options: Options) -> dict[str, Any]:
     """A new report, or the one that is there where it is to be gone on with."""
-    new = {
+    new: dict[str, Any] = {
         "format": FORMAT,
         "experiment": experiment.name,
+        "title": experiment.title,
         "budget": experiment.budget,
         "complete": False,
         "protocol": experiment.about,
         "columns": [column._asdict() for column in experiment.columns],
         "published": [one._asdict() for one in experiment.published],
+        "row head": experiment.row_head,
         "axis": experiment.axis,
-        "levels": list(experiment.levels),
+        "levels": experiment.levels,
         "published in figure": experiment.comparable,
+        "notes": [],
         "runs": [],
         "results": [{**job._asdict(), "resolved": {}, "expected": {}, "seeds": []} for job in jobs],
     }
+    new = dict(json.loads(json.dumps(new)))  # as a file would give it
     if not path.exists() or options.overwrite:
         return new
     old = load(path)
@@ -282,15 +301,15 @@ def _begun(experiment: Experiment, jobs: list[Job], path: Path, options: Options
             "missing, --overwrite throws them away, --out writes to another folder"
         )
     theirs = [[one[name] for name in Job._fields] for one in old["results"]]
-    if theirs != json.loads(json.dumps(jobs)):
+    if theirs != [[one[name] for name in Job._fields] for one in new["results"]]:
         raise ValueError(f"{path}: its settings are not those asked for; choose another --out")
     version = old["runs"][-1]["machine"]["dsb"]
     if version != __version__:
         raise ValueError(
             f"{path}: was made by dsb {version}, this is {__version__}; choose another --out"
         )
-    old["protocol"] = experiment.about  # the same settings, perhaps in clearer words
-    return old
+    # The same settings, perhaps in clearer words.
+    return old | {name: new[name] for name in ("title", "protocol", "row head", "notes")}
 
 
 def _todo(report: dict[str, Any], seeds: int) -> list[tuple[int, int]]:
@@ -316,7 +335,7 @@ def _forecast(
     total = sum(cost.seconds * n for _, cost, n in known) + once
     memory = before + max(cost.memory for _, cost, _ in known)
     lines = [((job.case, job.row), cost, n) for job, cost, n in known]
-    say(_report.forecast(lines, once, total, memory))
+    say(_report.forecast(experiment.row_head, lines, once, total, memory))
     return {
         "seconds": total,
         "memory": memory,
@@ -361,5 +380,5 @@ def load(path: Path | str) -> dict[str, Any]:
         if found["format"] != FORMAT:
             raise ValueError(f"format {found['format']!r}")
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: expected results of dsb reproduce: {error}") from None
+        raise ValueError(f"{path}: expected results of dsb reproduce or compare: {error}") from None
     return dict(found)

@@ -21,7 +21,7 @@ from ._cost import Cost, of_training
 from ._machine import Watch
 from ._report import Column, Published
 from ._setup import Settings
-from ._study import Experiment, Known, Outcome, Values
+from ._study import Known, Outcome, Reproduction, Values
 
 _STREAM = 9 | 200 << 8  # csrc/base/philox.h, DSB_STREAM_USER, apart from the data sets
 
@@ -66,10 +66,11 @@ PUBLISHED = (
 )
 
 
-class GaussianExperiment(Experiment):
+class GaussianExperiment(Reproduction):
     """`dsb reproduce gaussian`."""
 
     name = "gaussian"
+    title = "dsb reproduce gaussian"
     about = ABOUT
     axis = "KL x 1e3"
     rows = ROWS

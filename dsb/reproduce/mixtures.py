@@ -17,7 +17,7 @@ from ._cost import Cost, of_training
 from ._machine import Watch
 from ._report import Column, Published
 from ._setup import Settings
-from ._study import Experiment, Known, Outcome, Values
+from ._study import Known, Outcome, Reproduction, Values
 
 ABOUT = """\
 From N(0, .25 I) by sqrt(eps) dW on [0, 1] to the far end of a bridge whose potential is a mixture of
@@ -110,10 +110,11 @@ PUBLISHED = tuple(
 )
 
 
-class Mixtures(Experiment):
+class Mixtures(Reproduction):
     """`dsb reproduce mixtures`."""
 
     name = "mixtures"
+    title = "dsb reproduce mixtures"
     about = ABOUT
     axis = "cBW2-UVP %"
     rows = ROWS

@@ -21,7 +21,7 @@ from ._cost import Cost, of_training, scaled
 from ._machine import Watch
 from ._report import Column
 from ._setup import Settings
-from ._study import Experiment, Known, Outcome, Values
+from ._study import Known, Outcome, Reproduction, Values
 
 ABOUT = """\
 A bridge between the cells of two days; its marginal at a day between, which took no part in training,
@@ -53,10 +53,11 @@ QUICK: Settings = {
 }
 
 
-class SingleCell(Experiment):
+class SingleCell(Reproduction):
     """`dsb reproduce singlecell`."""
 
     name = "singlecell"
+    title = "dsb reproduce singlecell"
     about = ABOUT
     axis = "sliced W2 at the held-out day"
     rows = ROWS

@@ -20,7 +20,7 @@ from ._cost import Cost, of_training, scaled
 from ._machine import Watch
 from ._report import Column, Published
 from ._setup import Settings, excess
-from ._study import Experiment, Known, Outcome, Values
+from ._study import Known, Outcome, Reproduction, Values
 
 ABOUT = """\
 N(0, I) to moons, scurve and 8gaussians, and moons to 8gaussians. "W2": exact 2-Wasserstein distance
@@ -94,10 +94,11 @@ PUBLISHED = tuple(
 )
 
 
-class Table2(Experiment):
+class Table2(Reproduction):
     """`dsb reproduce table2`."""
 
     name = "table2"
+    title = "dsb reproduce table2"
     about = ABOUT
     axis = "sliced W2"
     rows = ROWS
