@@ -37,6 +37,7 @@ from .unet import UNet
 if TYPE_CHECKING:
     from . import datasets, exact, metrics, nn, plot, reproduce
     from .checkpoint import load
+    from .comparison import compare
 
 __version__ = "0.1.0"
 
@@ -51,6 +52,7 @@ __all__ = [
     "Record",
     "Schedule",
     "UNet",
+    "compare",
     "datasets",
     "exact",
     "get_num_threads",
@@ -64,6 +66,7 @@ __all__ = [
 ]
 
 _LAZY = ("datasets", "exact", "metrics", "nn", "plot", "reproduce")
+_FROM = {"compare": "comparison", "load": "checkpoint"}
 
 
 def __getattr__(name: str) -> Any:
@@ -72,9 +75,9 @@ def __getattr__(name: str) -> Any:
 
     if name in _LAZY:
         return import_module(f".{name}", __name__)
-    if name == "load":
-        load = globals()["load"] = import_module(".checkpoint", __name__).load
-        return load
+    if name in _FROM:
+        globals()[name] = getattr(import_module(f".{_FROM[name]}", __name__), name)
+        return globals()[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

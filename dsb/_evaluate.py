@@ -46,13 +46,21 @@ FLOOR_SEEDS = range(81, 89)  # of exact samples: one pair of many points far apa
 LONGEST = 80  # characters of a name that is given; a name in the history may join two
 
 
-class Evaluation:
-    """What was given as `evaluate`, checked against the bridge; `shift` is added to every seed."""
+class How(NamedTuple):
+    """Of what the caller of `fit` does not choose."""
 
-    def __init__(self, bridge: Bridge, given: object, shift: int = 0) -> None:
+    shift: int = 0  # added to every seed
+    final_noise: bool = False  # of points whose sliced W_2 is measured
+
+
+class Evaluation:
+    """What was given as `evaluate`, checked against the bridge."""
+
+    def __init__(self, bridge: Bridge, given: object, how: How | None = None) -> None:
+        how = How() if how is None else how
         self._measures: list[tuple[str, Measure]] = []
         if not isinstance(given, Mapping):
-            self._measures.append(("", _measure(bridge, "evaluate", given, shift)))
+            self._measures.append(("", _measure(bridge, "evaluate", given, how)))
             return
         if not given:
             raise ValueError(
@@ -60,7 +68,7 @@ class Evaluation:
             )
         for name, one in given.items():
             argument = f"evaluate[{name!r}]"
-            self._measures.append((name_of(name), _measure(bridge, argument, one, shift)))
+            self._measures.append((name_of(name), _measure(bridge, argument, one, how)))
 
     def __call__(self, direction: Direction) -> dict[str, float]:
         """Errors, by name, of the direction that was just trained."""
@@ -101,9 +109,9 @@ def warn_of_nan(errors: Mapping[str, float], iteration: int, direction: Directio
         )
 
 
-def _measure(bridge: Bridge, argument: str, given: object, shift: int) -> Measure:
+def _measure(bridge: Bridge, argument: str, given: object, how: How) -> Measure:
     """One measure of the bridge from what was given."""
-    exact = _against_exact(bridge, argument, given, shift)
+    exact = _against_exact(bridge, argument, given, how)
     if exact is not None:
         return exact
     if callable(given) and not isinstance(given, type) and not _is_law(given):
@@ -120,11 +128,11 @@ def _measure(bridge: Bridge, argument: str, given: object, shift: int) -> Measur
                 f"got a tuple of {len(given)}"
             )
         source, prior = (
-            _end(bridge, f"{argument}[{i}]", samples, shift) for i, samples in enumerate(given)
+            _end(bridge, f"{argument}[{i}]", samples, how) for i, samples in enumerate(given)
         )
-        return lambda direction: _generated(bridge, direction, (prior, source), shift)
-    end = _end(bridge, argument, given, shift)
-    return lambda direction: _generated(bridge, direction, (None, end), shift)
+        return lambda direction: _generated(bridge, direction, (prior, source), how)
+    end = _end(bridge, argument, given, how)
+    return lambda direction: _generated(bridge, direction, (None, end), how)
 
 
 # ---- functions of the user ----
@@ -166,7 +174,7 @@ class _End(NamedTuple):
     floor: float
 
 
-def _end(bridge: Bridge, argument: str, given: object, shift: int) -> _End:
+def _end(bridge: Bridge, argument: str, given: object, how: How) -> _End:
     """From held-out rows, in two halves, or from a law."""
     from .metrics import sliced_wasserstein
 
@@ -174,10 +182,10 @@ def _end(bridge: Bridge, argument: str, given: object, shift: int) -> _End:
         law: Any = given
         if law.dim != bridge.dim:
             raise ValueError(f"{argument}: expected dimension {bridge.dim}, got {law.dim}")
-        return _end_of_law(bridge, law, shift)
+        return _end_of_law(bridge, law, how)
     found, _ = points(argument, given, least=LEAST_ROWS, shape=bridge.shape)
     half = len(found) // 2
-    order = np.random.default_rng(SEEDS[0] + shift).permutation(len(found))
+    order = np.random.default_rng(SEEDS[0] + how.shift).permutation(len(found))
     halves = found[order[:half]], found[order[half : 2 * half]]
     return _End(halves, sliced_wasserstein(*halves))
 
@@ -186,13 +194,13 @@ def _is_law(given: object) -> bool:
     return hasattr(given, "sample") and hasattr(given, "dim") and not hasattr(given, "__array__")
 
 
-def _end_of_law(bridge: Bridge, law: Any, shift: int) -> _End:
+def _end_of_law(bridge: Bridge, law: Any, how: How) -> _End:
     from .metrics import sliced_wasserstein
 
     many = _paths_that_fit(bridge, 1)
 
     def draw(seed: int) -> NDArray[Any]:
-        found: NDArray[Any] = law.sample(many, seed=seed + shift)
+        found: NDArray[Any] = law.sample(many, seed=seed + how.shift)
         return found
 
     pairs = zip(FLOOR_SEEDS[::2], FLOOR_SEEDS[1::2], strict=True)
@@ -201,7 +209,7 @@ def _end_of_law(bridge: Bridge, law: Any, shift: int) -> _End:
 
 
 def _generated(
-    bridge: Bridge, direction: Direction, ends: tuple[_End | None, _End | None], shift: int
+    bridge: Bridge, direction: Direction, ends: tuple[_End | None, _End | None], how: How
 ) -> dict[str, float]:
     """Sliced W_2 at the end that the direction generates; `ends` are (prior, source)."""
     from .metrics import sliced_wasserstein
@@ -211,12 +219,15 @@ def _generated(
         return {}
     value = math.nan
     try:
-        apart = [
-            sliced_wasserstein(
-                _rows(bridge.sample(len(exact), direction=direction, seed=seed + shift)), exact
+        apart = []
+        for seed, exact in zip(SEEDS[1:], end.samples, strict=True):
+            found = bridge.sample(
+                len(exact),
+                direction=direction,
+                seed=seed + how.shift,
+                final_noise=how.final_noise,
             )
-            for seed, exact in zip(SEEDS[1:], end.samples, strict=True)
-        ]
+            apart.append(sliced_wasserstein(_rows(found), exact))
         value = _rms(apart)
     except FloatingPointError:  # a net that puts out NaN or infinity
         pass
@@ -238,25 +249,25 @@ def _paths_that_fit(bridge: Bridge, states: int) -> int:
 # ---- exact problems ----
 
 
-def _against_exact(bridge: Bridge, argument: str, given: Any, shift: int) -> Measure | None:
+def _against_exact(bridge: Bridge, argument: str, given: Any, how: How) -> Measure | None:
     """None where `given` is no problem, and no sequence of iterates either."""
     from .exact import GaussianIPF, PopulationDSB, Problem
     from .gaussian import Gaussian
 
     if isinstance(given, GaussianIPF):
         _check_problem(bridge, argument, given.limit())
-        return _AgainstGaussian(bridge, given.process, shift)
+        return _AgainstGaussian(bridge, given.process, how)
     if isinstance(given, PopulationDSB):
         _check_problem(bridge, argument, given.iterate(1).process("forward"))
         return _AgainstGaussian(
-            bridge, lambda n, direction: given.iterate(n).process(direction), shift
+            bridge, lambda n, direction: given.iterate(n).process(direction), how
         )
     if not isinstance(given, Problem):
         return None
     _check_problem(bridge, argument, given)
     if all(isinstance(given.marginal(t), Gaussian) for t in (0.0, given.T)):
-        return _AgainstGaussian(bridge, lambda n, direction: given, shift)
-    return _AgainstProcess(bridge, given, shift)
+        return _AgainstGaussian(bridge, lambda n, direction: given, how)
+    return _AgainstProcess(bridge, given, how)
 
 
 def _check_problem(bridge: Bridge, argument: str, problem: Problem) -> None:
@@ -286,9 +297,9 @@ class _AgainstGaussian:
     """KL of the marginals and error of the coupling, from paths of the direction."""
 
     def __init__(
-        self, bridge: Bridge, exact: Callable[[int, Direction], Problem], shift: int
+        self, bridge: Bridge, exact: Callable[[int, Direction], Problem], how: How
     ) -> None:
-        self._bridge, self._exact, self._shift = bridge, exact, shift
+        self._bridge, self._exact, self._how = bridge, exact, how
         self._many = _paths_that_fit(bridge, bridge.schedule.N + 1)
 
     def __call__(self, direction: Direction) -> dict[str, float]:
@@ -296,7 +307,7 @@ class _AgainstGaussian:
         problem = self._exact((bridge.half_bridge + 1) // 2, direction)
         floor = gaussian_floor(problem, many)
         starts = problem.marginal(problem.T if direction == "backward" else 0.0)
-        noise, draw = (seed + self._shift for seed in (SEEDS[0], SEEDS[2]))
+        noise, draw = (seed + self._how.shift for seed in (SEEDS[0], SEEDS[2]))
         x = starts.sample(many, seed=draw).reshape(-1, *bridge.shape)
         try:
             paths = bridge.paths(x, direction=direction, seed=noise, final_noise=True)
@@ -331,13 +342,13 @@ def gaussian_floor(problem: Problem, n: int) -> dict[str, float]:
 class _AgainstProcess:
     """KL between path measures, where the exact drift is known, and sliced W_2 at the end."""
 
-    def __init__(self, bridge: Bridge, problem: Problem, shift: int) -> None:
+    def __init__(self, bridge: Bridge, problem: Problem, how: How) -> None:
         from .exact import MixtureBridge
 
-        self._bridge, self._problem, self._shift = bridge, _Remembered(problem), shift
-        source, prior = (_end_of_law(bridge, problem.marginal(t), shift) for t in (0.0, problem.T))
+        self._bridge, self._problem, self._how = bridge, _Remembered(problem), how
+        source, prior = (_end_of_law(bridge, problem.marginal(t), how) for t in (0.0, problem.T))
         self._ends = prior, source
-        seed = SEEDS[1] + shift
+        seed = SEEDS[1] + how.shift
         self._paths = problem.sample_paths(DRIFTS, schedule=bridge.schedule, seed=seed)
         # The backward drift of a mixture problem is an estimate, too rough for some of the paths.
         mixture = isinstance(problem, MixtureBridge)
@@ -354,7 +365,7 @@ class _AgainstProcess:
                 )
             except FloatingPointError:
                 errors["path_kl"] = math.nan
-        return errors | _generated(self._bridge, direction, self._ends, self._shift)
+        return errors | _generated(self._bridge, direction, self._ends, self._how)
 
 
 class _Remembered:

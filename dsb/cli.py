@@ -1,4 +1,4 @@
-"""The command line: dsb info, dsb reproduce."""
+"""The command line: dsb info, dsb reproduce, dsb compare."""
 
 from __future__ import annotations
 
@@ -69,22 +69,58 @@ def parser() -> argparse.ArgumentParser:
         one = names.add_parser(name, help=about, description=about)
         for case in cases:
             one.add_argument(case.option, dest=case.keyword, **case.settings)
-        _common(one)
+        one.add_argument(
+            "--row",
+            action="append",
+            default=[],
+            metavar="NAME",
+            help="only these settings; repeatable",
+        )
+        _common(one, "protocol", "a minute's budget; not the protocol", "reproduce-output/NAME")
+    _add_compare(commands)
     return top
 
 
-def _common(one: argparse.ArgumentParser) -> None:
-    one.add_argument("--seeds", type=int, metavar="K", help="seeds 0 .. K - 1 (default: protocol)")
-    one.add_argument(
-        "--row", action="append", default=[], metavar="NAME", help="only these settings; repeatable"
+def _add_compare(commands: Any) -> None:
+    """Names are checked by `dsb.compare`, which lists them."""
+    one = commands.add_parser(
+        "compare",
+        help="several methods on one problem, at equal cost",
+        description="Trains several methods on a problem with the same nets, seeds and budget: says "
+        "first what it will cost, ends with a table, a figure and JSON with every setting. Ctrl-C "
+        "keeps the finished seeds.",
     )
     one.add_argument(
-        "--quick", action="store_true", help="a minute's budget; not the protocol, and says so"
+        "problem",
+        nargs="+",
+        metavar="PROBLEM",
+        help="gaussian-5, gaussian-20, gaussian-50, gaussian-unequal, moons, scurve, swissroll-5, "
+        "mixture-2, mixture-16",
     )
     one.add_argument(
-        "--out", type=Path, metavar="DIR", help="folder of results (default reproduce-output/NAME)"
+        "--methods",
+        nargs="+",
+        default=["targets"],
+        metavar="NAME",
+        help="dsb, simplified, bridge-ipf, bridge-imf (the last three also with +covariance), "
+        "first-iteration; targets: all of these (default); bridge: those of bridge targets; "
+        "training: one option of Bridge at a time",
     )
-    one.add_argument("--threads", type=int, metavar="T", help="no figure depends on it")
+    one.add_argument(
+        "--budget",
+        metavar="B",
+        help='training of a method and seed: "90 s", "2 min", "40000 steps" (default "60 s")',
+    )
+    one.add_argument("--ipf", type=int, metavar="N", help="iterations (default 5)")
+    _common(one, "3", "2,000 steps, 2 iterations, 1 seed", "compare-output")
+
+
+def _common(one: argparse.ArgumentParser, seeds: str, quick: str, out: str) -> None:
+    """What every study can be told, with its defaults in words."""
+    one.add_argument("--seeds", type=int, metavar="K", help=f"seeds 0 .. K - 1 (default: {seeds})")
+    one.add_argument("--quick", action="store_true", help=f"{quick}, and says so")
+    one.add_argument("--out", type=Path, metavar="DIR", help=f"folder of results (default {out})")
+    one.add_argument("--threads", type=int, metavar="T", help="equal steps give equal figures")
     old = one.add_mutually_exclusive_group()
     old.add_argument("--resume", action="store_true", help="keep the seeds that are there already")
     old.add_argument("--overwrite", action="store_true", help="replace results that are there")
@@ -118,9 +154,29 @@ def _reproduce(given: argparse.Namespace, command: str) -> None:
     )
 
 
+def _compare(given: argparse.Namespace, command: str) -> None:
+    from .comparison import compare
+
+    compare(
+        given.problem,
+        given.methods,
+        given.budget,
+        ipf=given.ipf,
+        seeds=given.seeds,
+        quick=given.quick,
+        out=given.out,
+        threads=given.threads,
+        resume=given.resume,
+        overwrite=given.overwrite,
+        figure=not given.no_figure,
+        command=command,
+    )
+
+
 COMMANDS: dict[str, Callable[[argparse.Namespace, str], None]] = {
     "info": _info,
     "reproduce": _reproduce,
+    "compare": _compare,
 }
 
 
@@ -134,7 +190,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"dsb {given.command}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        kept = "; seeds that were done are kept" if given.command == "reproduce" else ""
+        kept = "; seeds that were done are kept" if given.command != "info" else ""
         print(f"dsb {given.command}: stopped{kept}", file=sys.stderr)
         return 130
     return 0

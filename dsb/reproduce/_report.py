@@ -256,7 +256,7 @@ def _spent(report: Report) -> str:
 
 LEVELS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 # And the other two of these colours, which elsewhere stand for the directions.
-ROWS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+ROWS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
 
 
 def check_figure() -> None:
@@ -333,8 +333,10 @@ def _panel(ax: Any, case: str, report: Report) -> None:
                 ax.fill_between(
                     at, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.15, lw=0
                 )
-    levels = cycle((LINES,) if by_row else LEVELS)
-    for (label, level), colour in zip(_levels(report, entries).items(), levels, strict=False):
+    # A level beside such lines is one of what they show.
+    like = [one for one, told in zip(entries, curves, strict=True) if not by_row or "" in told]
+    levels = cycle((LINES, "#000000") if by_row else LEVELS)
+    for (label, level), colour in zip(_levels(report, like).items(), levels, strict=False):
         ax.axhline(level, color=colour, lw=1, label=label)
     ax.set(xlabel="IPF iteration", title=case, yscale="log")
     ax.xaxis.get_major_locator().set_params(integer=True)

@@ -28,9 +28,14 @@ ROLES = (
 )
 
 
+def shift(seed: int) -> int:
+    """How far the seeds of a run's seeds lie apart."""
+    return 100 * seed
+
+
 def seeds(seed: int) -> dict[str, int]:
     """The seed of every role: no two equal, in no two seeds of a run."""
-    return {role: 100 * seed + i + 1 for i, role in enumerate(ROLES)}
+    return {role: shift(seed) + i + 1 for i, role in enumerate(ROLES)}
 
 
 def schedule(told: Settings) -> Schedule:

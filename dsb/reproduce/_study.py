@@ -171,8 +171,9 @@ def study(experiment: Experiment, options: Options) -> dict[str, Any]:
     if options.figure:
         _report.check_figure()
     path = options.out / f"{experiment.label}.json"
+    old = _old(path, options)
     jobs = experiment.jobs()
-    report = _begun(experiment, jobs, path, options)
+    report = _begun(experiment, jobs, path, old)
     try:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -270,8 +271,25 @@ def _of(
     }
 
 
-def _begun(experiment: Experiment, jobs: list[Job], path: Path, options: Options) -> dict[str, Any]:
-    """A new report, or the one that is there where it is to be gone on with."""
+def _old(path: Path, options: Options) -> dict[str, Any] | None:
+    """The report to go on with; FileExistsError where nobody says what to do with one that is there."""
+    if not path.exists() or options.overwrite:
+        return None
+    old = load(path)
+    if options.resume:
+        return old
+    if not any(entry["seeds"] for entry in old["results"]):
+        return None
+    raise FileExistsError(
+        f"{path} holds results already: --resume keeps its seeds and adds those that are "
+        "missing, --overwrite throws them away, --out writes to another folder"
+    )
+
+
+def _begun(
+    experiment: Experiment, jobs: list[Job], path: Path, old: dict[str, Any] | None
+) -> dict[str, Any]:
+    """A new report, or the old one, which has to be of the same settings."""
     new: dict[str, Any] = {
         "format": FORMAT,
         "experiment": experiment.name,
@@ -290,16 +308,8 @@ def _begun(experiment: Experiment, jobs: list[Job], path: Path, options: Options
         "results": [{**job._asdict(), "resolved": {}, "expected": {}, "seeds": []} for job in jobs],
     }
     new = dict(json.loads(json.dumps(new)))  # as a file would give it
-    if not path.exists() or options.overwrite:
+    if old is None:
         return new
-    old = load(path)
-    if not options.resume:
-        if not any(entry["seeds"] for entry in old["results"]):
-            return new
-        raise FileExistsError(
-            f"{path} holds results already: --resume keeps its seeds and adds those that are "
-            "missing, --overwrite throws them away, --out writes to another folder"
-        )
     theirs = [[one[name] for name in Job._fields] for one in old["results"]]
     if theirs != [[one[name] for name in Job._fields] for one in new["results"]]:
         raise ValueError(f"{path}: its settings are not those asked for; choose another --out")
