@@ -192,7 +192,7 @@ class Comparison(Experiment):
         """Of a method on a problem, measured when it is first asked for."""
         if (case, row) not in self._timings:
             task, seconds = self.problems[case].task(0), self.training.seconds
-            enough = 0.1 if seconds is None else min(max(seconds / 100.0, 0.02), 0.5)
+            enough = 0.02 if seconds is None else min(max(seconds / 100.0, 0.02), 0.5)
             self._timings[case, row] = timed(
                 lambda: self.bridge(case, row, task, 0), half_bridges, enough
             )
