@@ -8,8 +8,10 @@ import pytest
 
 import dsb
 from dsb import cli, comparison, metrics, reproduce
+from dsb._evaluate import Evaluation, How
 from dsb.comparison import _budget, _experiment, _methods, _problems
 from dsb.exact import DiscreteBridge, GaussianBridge, MixtureBridge
+from dsb.reproduce import _report, _setup
 
 NET = dsb.MLP(width=16, depth=2, embedding=8)
 SCHEDULE = dsb.Schedule([0.1, 0.2, 0.3, 0.4])
@@ -106,20 +108,66 @@ def test_equal_terms(made):
     assert seeds(again, "simple")[0] == seeds(report, "simple")[0]
 
 
+def by_hand(seed, **options):
+    """A bridge of EXACT as a seed of a comparison makes it."""
+    return dsb.Bridge(
+        EXACT.source,
+        EXACT.prior,
+        schedule=SCHEDULE,
+        reference=EXACT.reference,
+        net=NET,
+        seed=_setup.seeds(seed)["bridge"],
+        **options,
+    )
+
+
 def test_errors_are_of_the_direction(made):
     """As `fit(evaluate=)` of the same bridge measures them, and the two differ plainly."""
-    bridge = dsb.Bridge(EXACT.source, EXACT.prior, schedule=SCHEDULE, reference=EXACT.reference,
-                        net=NET, seed=reproduce._setup.seeds(0)["bridge"], **METHODS["simple"])  # fmt: skip
-    history = bridge.fit(2, 20, evaluate=EXACT, progress=False)
+    history = by_hand(0, **METHODS["simple"]).fit(2, 20, evaluate=EXACT, progress=False)
     values = seeds(made[0], "simple")[0]
     for part, direction in zip(history[-2:], ("backward", "forward"), strict=True):
         assert part.direction == direction
         for name in ("kl", "coupling"):
             assert values[f"{name}_{direction}"] == part.errors[name]
-            assert values[f"{name}_floor"] == part.errors[f"{name}_floor"]
     assert values["kl_forward"] != pytest.approx(values["kl_backward"], rel=0.1)
     means = [np.mean([p.errors["kl"] for p in history[i : i + 2]]) for i in (0, 2)]
     assert seeds(made[0], "simple", "curve")[0][""] == pytest.approx(1e3 * np.array(means))
+
+
+def test_every_seed_is_measured_by_its_own_draws(made, monkeypatch):
+    """And the floor is that of as many paths."""
+    many, inner = [], metrics.path_gaussian_kl
+
+    def counted(paths, *rest, **told):
+        many.append(len(paths))
+        return inner(paths, *rest, **told)
+
+    monkeypatch.setattr(metrics, "path_gaussian_kl", counted)
+    bridge = by_hand(1, **METHODS["simple"])
+    bridge.fit(2, 20, progress=False)
+    values = seeds(made[0], "simple")[1]
+    for shift, same in ((_setup.shift(1), True), (0, False)):
+        found = Evaluation(bridge, EXACT, How(shift))("forward")
+        assert (found["kl"] == values["kl_forward"]) == same
+    assert set(many) == {1 / values["kl_floor"]}  # d / n
+
+
+def test_training_is_timed_without_evaluation(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(_setup.time, "perf_counter", lambda: clock[0])
+
+    def after(bridge, record):
+        clock[0] += 10.0
+
+    def last(bridge):
+        clock[0] += 5.0
+        return {"half_bridges": bridge.half_bridge}
+
+    for half_bridges in (1, 2, 3):
+        told = {"training": {"half_bridges": half_bridges, "iterations": 2, "steps": 2}}
+        values, seconds = _setup.measured(by_hand(0), told, after, last)
+        assert values == {"half_bridges": half_bridges}
+        assert seconds == {"training": 0.0, "evaluation": 10.0 * half_bridges + 5.0}
 
 
 def test_errors_of_samples(tmp_path, monkeypatch):
@@ -146,7 +194,7 @@ def test_errors_of_samples(tmp_path, monkeypatch):
     # By hand, of the process with the noise of every step.
     task = posed((x, y), schedule=SCHEDULE).task(0)
     bridge = dsb.Bridge(*task.ends, schedule=SCHEDULE, reference=dsb.Brownian(), net=NET,
-                        seed=reproduce._setup.seeds(0)["bridge"], **SMALL)  # fmt: skip
+                        seed=_setup.seeds(0)["bridge"], **SMALL)  # fmt: skip
     bridge.fit(2, 500, progress=False)
     for direction, held in zip(("backward", "forward"), task.evaluate, strict=True):
         points = bridge.sample(4000, direction=direction, seed=1, final_noise=True)
@@ -183,9 +231,7 @@ def test_first_iteration(tmp_path):
         *("kl_backward", "kl_floor", "coupling_backward", "coupling_floor", "evaluations"),
     }
     assert len(one["curve"]["backward"]) == 1
-    bridge = dsb.Bridge(EXACT.source, EXACT.prior, schedule=SCHEDULE, net=NET,
-                        reference=EXACT.reference, seed=reproduce._setup.seeds(0)["bridge"])  # fmt: skip
-    history = bridge.fit(1, 80, evaluate=EXACT, progress=False)
+    history = by_hand(0).fit(1, 80, evaluate=EXACT, progress=False)
     assert one["values"]["kl_backward"] == history[0].errors["kl"]
 
 
@@ -197,8 +243,9 @@ def test_named_problems(problem):
     first, second = (found.task(seed) for seed in (0, 1))
     bridge = dsb.Bridge(*first.ends, schedule=found.schedule, reference=found.reference, net=NET)
     assert bridge.shape == found.shape
-    how = dsb._evaluate.How(final_noise=True)
-    dsb._evaluate.Evaluation(bridge, first.evaluate, how)  # refuses another dimension or process
+    Evaluation(
+        bridge, first.evaluate, How(final_noise=True)
+    )  # refuses another dimension or process
     json.dumps(found.settings)
     assert found.error in _experiment.ERRORS
     if problem != "gaussian-unequal":  # whose points are new in every step
@@ -254,7 +301,7 @@ def test_problems_of_other_measures(tmp_path):
 
 def _report_levels(report, case):
     entries = [entry for entry in report["results"] if entry["case"] == case]
-    return reproduce._report._levels(report, entries)
+    return _report._levels(report, entries)
 
 
 # ---- methods ----
