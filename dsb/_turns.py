@@ -35,7 +35,7 @@ def enrol(bridge: Bridge) -> None:
 
     `_turn` is held by whoever uses the core. Others than fit hold `_queue` too while they wait and
     work; fit passes through it between two chunks of steps, so that it cannot starve them. `_guard` is
-    held for a moment to look at `_run`, the fit that was begun last. All may be taken again by the
+    held for a moment to look at `_run`, the fit that is under way. All may be taken again by the
     thread that holds them, as a signal handler would.
     """
     bridge._guard, bridge._turn, bridge._queue = (threading.RLock() for _ in range(3))
@@ -51,6 +51,14 @@ def begin(bridge: Bridge, run: Fit) -> None:
         bridge._run = run
         run.thread = threading.get_ident()
         run.active = True
+
+
+def end(bridge: Bridge, run: Fit) -> None:
+    """`run` is over, and what it holds, the bridge itself among it, may go with its last user."""
+    run.active = False
+    with bridge._guard:
+        if bridge._run is run:
+            bridge._run = None
 
 
 def _after_fork() -> None:

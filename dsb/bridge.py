@@ -385,7 +385,7 @@ class Bridge(Answers):
             _turns.begin(self, run)
             run()
         finally:
-            run.active = False
+            _turns.end(self, run)
         return self.history
 
     def _collect(self) -> None:

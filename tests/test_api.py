@@ -1,5 +1,6 @@
 """The Python surface: what it refuses and how, what fit means, and faults from outside."""
 
+import gc
 import os
 import pickle
 import signal
@@ -10,6 +11,8 @@ import threading
 import time
 import traceback
 import warnings
+import weakref
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -1043,3 +1046,30 @@ def test_instruction_sets():
         done = run("import dsb", DSB_ISA="x86_64_v2")
         assert "did you mean 'x86-64-v2'" in done.stderr
     assert "ValueError" in done.stderr
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_fitted_bridge_goes_with_its_last_user(stopped):
+    """And what a callback held goes with the fit: nothing waits for the collector of cycles."""
+
+    class Held:
+        pass
+
+    held, bridge = Held(), small()
+
+    def callback(given, record, held=held):
+        if stopped:
+            raise KeyError
+
+    gc.collect()
+    gc.disable()
+    try:
+        with pytest.raises(KeyError) if stopped else nullcontext():
+            bridge.fit(1, 5, progress=False, callback=callback)
+        alive = weakref.ref(held), weakref.ref(bridge)
+        del held, callback
+        assert alive[0]() is None
+        del bridge
+        assert alive[1]() is None
+    finally:
+        gc.enable()
