@@ -366,7 +366,7 @@ def test_budget_is_read(text, seconds, steps):
 
 def test_steps_of_a_time(monkeypatch):
     """A clock that is known: the first half-bridges are cheaper, and each has a part without steps."""
-    clock = [0.0]
+    clock, calls, jitter = [0.0], [0], 0.0
     each = [(0.01, 1e-3), (0.02, 2e-3), (0.03, 4e-3), (0.03, 8e-3)]  # later ones like the last two
 
     class Trained:
@@ -377,7 +377,9 @@ def test_steps_of_a_time(monkeypatch):
         for _ in range(half_bridges):
             i = bridge.half_bridge
             fixed, step = each[i if i < 2 else 2 + i % 2]
-            clock[0] += fixed + step * steps
+            calls[0] += 1
+            noise = jitter * (calls[0] * 0.618 % 1.0)
+            clock[0] += fixed * (1.0 + noise) + step * steps
             bridge.half_bridge += 1
             after(bridge, None)
 
@@ -392,6 +394,9 @@ def test_steps_of_a_time(monkeypatch):
     assert timing.steps(1, 0.01 + 1e-3 * 77.5) == 77
     single = _budget.timed(Trained, 1, 0.5)
     assert (single.fixed, single.step) == (pytest.approx((0.01,)), pytest.approx((1e-3,)))
+    # Estimates of covariances that take long, and not always as long.
+    each, jitter = [(0.3, 1e-3)] * 4, 0.2
+    assert _budget.timed(Trained, 10, 0.02).step == pytest.approx((1e-3,) * 3, rel=0.5)
     budget = _budget.Budget.of("1 s")
     assert budget.missed(1.11)
     assert budget.missed(0.89)

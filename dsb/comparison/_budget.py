@@ -115,12 +115,13 @@ def timed(make: Callable[[], Bridge], half_bridges: int, enough: float) -> Timin
     bridge = make()
     several = min(half_bridges, TIMED)
     _lasting(bridge, several, FEW)  # pages of memory, caches
+    least = sum(_lasting(bridge, 2, FEW))
+    enough = max(enough, least / 2)  # so that steps stand out of what else there is
     few = FEW
     while few < MOST:
-        took = sum(_lasting(bridge, 2, few))
-        if took >= enough:
+        few = min(2 * few, MOST)
+        if sum(_lasting(bridge, 2, few)) - least >= enough:
             break
-        few = min(MOST, max(2 * few, math.ceil(few * enough / max(took, 1e-4))))
     short, long = (
         [
             min(each)

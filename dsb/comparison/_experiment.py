@@ -202,7 +202,9 @@ class Comparison(Experiment):
         """By a few timed steps, and one evaluation of each direction."""
         case, row, told = settings["problem"]["name"], settings["method"], settings["training"]
         half_bridges, many = told["half_bridges"], told["gradient_steps"]
-        training = self._timing(case, row, half_bridges).seconds(half_bridges, told["steps"])
+        timing = self._timing(case, row, half_bridges)
+        training = timing.seconds(half_bridges, told["steps"])
+        learned = settings["bridge"].get("covariance", "reference") != "reference"
         task = self.problems[case].task(0)
         bridge = self.bridge(case, row, task, 0)
         both = min(half_bridges, 2)
@@ -221,6 +223,7 @@ class Comparison(Experiment):
             training=training,
             evaluation=once.seconds + often.seconds * half_bridges / both,
             memory=bridge.memory()["total"] + max(once.bytes, often.bytes),
+            estimates=timing.seconds(half_bridges, 0) if learned else 0.0,
         )
 
     def expected(self, settings: Settings) -> Known:

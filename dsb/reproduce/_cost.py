@@ -23,6 +23,7 @@ class Cost(NamedTuple):
     evaluation: float  # seconds
     memory: int  # bytes on top of what the process holds before
     known: float = 0.0  # seconds of `Experiment.expected`, once for all seeds
+    estimates: float = 0.0  # of the seconds of training, those that learned covariances take
 
     @property
     def seconds(self) -> float:
