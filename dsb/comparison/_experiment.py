@@ -30,8 +30,9 @@ from ._problems import Posed, Task
 ABOUT = """\
 {budget} of training for each method and seed, {ipf} iterations of two half-bridges, all with the same number
 of steps. Nets, their initial weights, training points and evaluation are the same for all methods. Errors are
-those of simulated paths with the noise of every step, averaged over both directions; "first-iteration" is one
-backward half-bridge with the whole budget, to be compared with the others' backward errors."""
+those of simulated paths with the noise of every step, averaged over both directions."""
+FIRST = """\
+"{name}" is one backward half-bridge with the whole budget, to be compared with the others' backward errors."""
 TIMED = """\
 How many steps fit into that time is known from short runs of each method; "training" is what they took."""
 QUICK = "Quick run: too short to judge the methods by."
@@ -92,6 +93,7 @@ class Comparison(Experiment):
             for name, one in self.problems.items()
         }
         told = [ABOUT.format(budget=budget.text, ipf=ipf)]
+        told += [FIRST.format(name=name) for name, one in methods.items() if one.half_bridges == 1]
         told += [TIMED] if budget.seconds is not None else []
         told += [f"{name}: {one.about}" for name, one in self.problems.items()]
         self.about = "\n".join(told)
