@@ -56,7 +56,12 @@ VARIANTS = {
         "schedule": dsb.Schedule.linear(5, 0.1, 0.5),
     },
     "data to data": {"prior": dsb.datasets.toy("circles", 333), "output": "mean"},
-    "covariances": {"objective": "bridge", "covariance": "full", "covariance_paths": 256, "ema": 0.9},
+    "covariances": {
+        "objective": "bridge",
+        "covariance": "full",
+        "covariance_paths": 256,
+        "ema": 0.9,
+    },
     "from a Gaussian": {"source": dsb.Gaussian([0, 1.0], [[2, 0.5], [0.5, 1]])},
     "bytes": {
         "source": (dsb.datasets.toy("moons", 400) * 8 + 128).clip(0, 255).astype(np.uint8),

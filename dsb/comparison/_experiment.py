@@ -32,7 +32,7 @@ ABOUT = """\
 of steps. Nets, their initial weights, training points and evaluation are the same for all methods. Errors are
 those of simulated paths with the noise of every step, averaged over both directions."""
 FIRST = """\
-"{name}" is one backward half-bridge with the whole budget, to be compared with the others' backward errors."""
+"{name}": one backward half-bridge with the whole budget, to be compared with the others' backward errors."""
 TIMED = """\
 How many steps fit into that time is known from short runs of each method; "training" is what they took."""
 QUICK = "Quick run: too short to judge the methods by."
