@@ -501,10 +501,10 @@ def test_either_alone_is_wrong():
     """Posterior covariance or conditional mean: only both together keep the coupling."""
     simplified = PopulationDSB(*SYMMETRIC, objective="simplified").iterate(200).process()
     np.testing.assert_allclose(numbers(simplified), (-0.1, 1.0, 0.5987), atol=6e-5)
-    mean = PopulationDSB(*SYMMETRIC, covariance="posterior").iterate(2000).process()
+    mean = PopulationDSB(*SYMMETRIC, covariance="full").iterate(2000).process()
     np.testing.assert_allclose(numbers(mean), (-0.0923, 1.0, 0.674), atol=6e-4)
     both = PopulationDSB(
-        *UNEQUAL, Schedule.constant(20, 0.025), objective="simplified", covariance="posterior"
+        *UNEQUAL, Schedule.constant(20, 0.025), objective="simplified", covariance="full"
     )
     for n in (5, 8, 50):
         assert abs(both.iterate(n).process().coupling().cross[0, 0] - 0.618034) < 5e-4
@@ -515,7 +515,7 @@ def test_either_alone_is_wrong():
 def test_conditional_mean_and_posterior_covariance_are_exact_ipf(name, seed):
     given = problem(name, seed)
     ipf = GaussianIPF(*given)
-    population = PopulationDSB(*given, objective="simplified", covariance="posterior")
+    population = PopulationDSB(*given, objective="simplified", covariance="full")
     for n in (1, 2, 3, 7):
         for direction in DIRECTIONS:
             found = population.iterate(n).process(direction).coupling()

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from ._linear import GaussianCoupling, Step, gaussian_kl
 from ._problem import Coupling, Law, Problem
+from .chain import LinearChain
 from .discrete import DiscreteBridge
 from .gaussian import GaussianBridge
 from .ipf import GaussianIPF
 from .laws import Mixture
 from .mixture import MixtureBridge
 from .plan import Half, Plan
-from .population import Iterate, LinearChain, PopulationDSB
+from .population import Iterate, PopulationDSB
 from .sinkhorn import sinkhorn, sinkhorn_iterates
 
 __all__ = [

@@ -15,7 +15,7 @@ from ..reference import OU, Brownian
 from ..schedule import Schedule
 from ._linear import GaussianCoupling, Step, gaussian, symmetric, triangle
 from ._problem import Problem, direction_of
-from ._reference import PATHS, ReferenceProcess
+from ._reference import PATHS, Pinned, ReferenceProcess
 
 
 class Canonical(NamedTuple):
@@ -45,6 +45,21 @@ class End(NamedTuple):
 
     G: F64
     F: F64
+
+
+def averaged(step: Pinned, direction: Direction, here: F64, end: F64, law: End) -> Step:
+    """A step of the pinned reference averaged over the end to which it runs.
+
+    `step` is the law of the new state given the present one, of mean `here`, and the end, of mean `end`,
+    which has the law `law` given the present state.
+    """
+    own, toward = (step.p, step.q) if direction == "forward" else (step.q, step.p)
+    eye = np.eye(len(here))
+    return Step(
+        own * eye + toward * law.G,
+        toward * (end - law.G @ here) + step.c,
+        symmetric(step.r * eye + toward**2 * law.F @ law.F.T),
+    )
 
 
 class GaussianBridge(Problem):
@@ -248,20 +263,11 @@ class GaussianBridge(Problem):
 
     def _between(self, s: float, t: float, direction: Direction) -> Step:
         """X_t given X_s, or X_s given X_t, s < t: the pinned reference, averaged over the end."""
-        eye = np.eye(self.dim)
         if direction == "forward":
-            own, toward, r, c = self._process.pinned(s, t, self.T)
-            here, end = self._mean(s), self._prior.mean
-            G, F = self._end(s, direction)
-        else:
-            toward, own, r, c = self._process.pinned(0.0, s, t)
-            here, end = self._mean(t), self._source.mean
-            G, F = self._end(t, direction)
-        return Step(
-            own * eye + toward * G,
-            toward * (end - G @ here) + c,
-            symmetric(r * eye + toward**2 * F @ F.T),
-        )
+            pinned, here = self._process.pinned(s, t, self.T), self._mean(s)
+            return averaged(pinned, direction, here, self._prior.mean, self._end(s, direction))
+        pinned, here = self._process.pinned(0.0, s, t), self._mean(t)
+        return averaged(pinned, direction, here, self._source.mean, self._end(t, direction))
 
     def _drift(self, x: F64, t: float, direction: Direction) -> F64:
         if self._process.on_grid:
