@@ -39,7 +39,7 @@ class GaussianIPF:
             al = S0^{-1} + r^2 be^{-1},  E X_N += r be^{-1} (m0 - E X_0),  E X_0 = m0.
 
     This is what DSB would do with perfect nets, infinite data and steps that go to zero; `PopulationDSB`
-    is what it does with the steps it has.
+    is what it does with the steps it has (the same, where steps have conditional means and covariances).
 
     Parameters
     ----------

@@ -263,6 +263,7 @@ def _moments(points: F32) -> Gaussian:
 
 def _population(source: Gaussian, prior: Gaussian, steps: Schedule, settings: Settings) -> Any:
     """What perfect nets give after as many iterations."""
-    objective = settings["bridge"].get("objective", "dsb")
-    problem = PopulationDSB(source, prior, steps, Brownian(), objective=objective)
+    told = ("objective", "first_coupling", "covariance")
+    chosen = {name: settings["bridge"][name] for name in told if name in settings["bridge"]}
+    problem = PopulationDSB(source, prior, steps, Brownian(), **chosen)
     return problem.iterate(settings["training"]["iterations"])
