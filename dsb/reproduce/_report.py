@@ -256,7 +256,7 @@ def _spent(report: Report) -> str:
 
 LEVELS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 # And the other two of these colours, which elsewhere stand for the directions.
-ROWS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
+ROWS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
 
 
 def check_figure() -> None:
@@ -275,7 +275,8 @@ def figure(report: Report) -> bytes | None:
     drawn = [c for c in cases if any(_curves(e) for e in report["results"] if e["case"] == c)]
     if not drawn:
         return None
-    picture = _Figure(figsize=(max(4.4 * len(drawn), 6.6), 4.4), layout="constrained")
+    width = max(4.4 * len(drawn), 6.6)
+    picture = _Figure(figsize=(width, 4.4), layout="constrained")
     axes = picture.subplots(1, len(drawn), squeeze=False)[0]
     named: dict[str, Any] = {}
     for ax, case in zip(axes, drawn, strict=True):
@@ -289,7 +290,7 @@ def figure(report: Report) -> bytes | None:
         named.values(),
         named,
         loc="outside lower center",
-        ncols=4,
+        ncols=round(width / 2.2),  # inches, for a name of some 25 letters
         frameon=False,
         fontsize="x-small",
         handlelength=3.5,
@@ -328,14 +329,15 @@ def _panel(ax: Any, case: str, report: Report) -> None:
             colour = ROWS[number % len(ROWS)] if by_row else colours.get(name, LINES)
             at = np.arange(1, values.shape[1] + 1)
             label = f"{entry['row']}, {name}" if name else entry["row"]
-            ax.plot(at, values.mean(axis=0), style, color=colour, label=label, marker="o", ms=2.5)
+            size = 2.5 if len(at) > 1 else 5.0  # a point without a line
+            ax.plot(at, values.mean(axis=0), style, color=colour, label=label, marker="o", ms=size)
             if len(values) > 1:
                 ax.fill_between(
                     at, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.15, lw=0
                 )
     # A level beside such lines is one of what they show.
     like = [one for one, told in zip(entries, curves, strict=True) if not by_row or "" in told]
-    levels = cycle((LINES, "#000000") if by_row else LEVELS)
+    levels = cycle((LINES, "#404040") if by_row else LEVELS)
     for (label, level), colour in zip(_levels(report, like).items(), levels, strict=False):
         ax.axhline(level, color=colour, lw=1, label=label)
     ax.set(xlabel="IPF iteration", title=case, yscale="log")
