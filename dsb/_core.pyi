@@ -44,9 +44,11 @@ def sinkhorn(
     first: Literal["source", "target"] = "target",  # the end that the first half step fits
     tolerance: float = 0.0,  # 0: all half steps are done
     most: int = 1000,
-) -> tuple[F64, F64, F64, F64, F64, Literal["source", "target"]]: ...
+    keep: bool = False,
+) -> tuple[F64, F64, F64, F64, F64, Literal["source", "target"], F64]: ...
 
-"""f, g, errors and seconds before each half step and at last, the masses at the end not fitted, its name"""
+"""f, g, errors and seconds before each half step and at last, the masses at the end not fitted, its name,
+and with `keep` the potential that each half step found, [most, max(n, m)], rows for fewer points padded"""
 
 # Of the law of j at z, exp(psi_j - |z - y_j|^2 / (2 variance)): (log normaliser, mean of values); draws.
 def conditional_mean(

@@ -3,6 +3,7 @@
 import copy
 import os
 import signal
+import sys
 import threading
 import time
 import tracemalloc
@@ -231,6 +232,22 @@ def test_iterates_are_exact_ipf():
     share = np.bincount(i, minlength=60) / 200_000
     assert np.abs(share - plans[0].row_masses()).sum() < 0.03
     assert np.abs(plans[0].row_masses() - plans[0].a).sum() > 0.1
+
+
+def test_iterates_are_single_half_steps(monkeypatch):
+    x, y = ends(60, 40, std=3.0)
+    a, b = weights(60, 1), weights(40, 2)
+    module = sys.modules["dsb.exact.sinkhorn"]  # the name is the function's, too
+    monkeypatch.setattr(module, "CHUNK", 3)  # half steps of one call of the core
+    plans = sinkhorn_iterates(x, y, 0.4, n=8, a=a, b=b)
+    of = plans[0]._samples
+    f, g = np.zeros(60), np.zeros(40)
+    for k, plan in enumerate(plans):
+        first = "source" if k % 2 else "target"
+        f, g, errors, *_ = _core.sinkhorn(of.x, of.y, of.a, of.b, f, g, 0.8, first=first, most=1)
+        np.testing.assert_array_equal(plan.f, f)
+        np.testing.assert_array_equal(plan.g, g)
+        assert plan.error == errors[-1]
 
 
 def test_iterates_share_their_history():

@@ -1,6 +1,7 @@
 #include "exact/sinkhorn.h"
 
 #include <math.h>
+#include <string.h>
 
 #include "base/clock.h"
 #include "exact/cloud.h"
@@ -43,7 +44,8 @@ typedef struct work {
     const dsb_backend *be;
     dsb_sinkhorn *s;
     dsb_cloud cloud[DSB_SIDES];
-    double *fitted;  /* [max(n)] */
+    int64_t rows;    /* max(n) */
+    double *fitted;  /* [rows] */
     int32_t *groups; /* for each worker */
     int workers;
     dsb_watch watch;
@@ -106,6 +108,10 @@ iterate(work *w)
             }
             s->end[end].potential[i] = fitted;
         }
+        if (s->every != NULL) {
+            memcpy(s->every + s->done * w->rows, s->end[end].potential,
+                   sizeof *s->every * (size_t)s->end[end].n);
+        }
     }
 }
 
@@ -137,14 +143,14 @@ dsb_sinkhorn_run(const dsb_backend *be, dsb_sinkhorn *s, dsb_tick tick)
 {
     work w = {.be = be,
               .s = s,
+              .rows = s->end[0].n > s->end[1].n ? s->end[0].n : s->end[1].n,
               .workers = be->workers(),
               .watch = {.tick = tick},
               .start = dsb_seconds()};
-    int64_t most = s->end[0].n > s->end[1].n ? s->end[0].n : s->end[1].n;
     dsb_status status;
 
     DSB_TRY(check(s));
-    status = be->alloc(sizeof(double) * (size_t)most, &w.fitted);
+    status = be->alloc(sizeof(double) * (size_t)w.rows, &w.fitted);
     for (int e = 0; e < DSB_SIDES && status == DSB_OK; e++) {
         status = dsb_cloud_init(&w.cloud[e], be, s->end[e].n, s->dim, true);
         if (status == DSB_OK) {
@@ -152,8 +158,8 @@ dsb_sinkhorn_run(const dsb_backend *be, dsb_sinkhorn *s, dsb_tick tick)
         }
     }
     if (status == DSB_OK) {
-        status = be->alloc(sizeof *w.groups *
-                               (size_t)(w.workers * dsb_transport_pitch(most) / DSB_TRANSPORT_UNIT),
+        status = be->alloc(sizeof *w.groups * (size_t)(w.workers * dsb_transport_pitch(w.rows) /
+                                                       DSB_TRANSPORT_UNIT),
                            &w.groups);
     }
     if (status == DSB_OK) {

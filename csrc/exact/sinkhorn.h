@@ -35,6 +35,7 @@ typedef struct dsb_sinkhorn {
     double *seconds; /* [done + 1]: when each was known, from the start of the call */
     double *masses;  /* [max(n)]: the plan's own masses at the end that is not fitted, `loose` */
     dsb_side loose;
+    double *every; /* NULL, or [most][max(n)]: the potential that each half step has found */
 } dsb_sinkhorn;
 
 dsb_status dsb_sinkhorn_run(const dsb_backend *be, dsb_sinkhorn *s, dsb_tick tick) DSB_MUST_CHECK;

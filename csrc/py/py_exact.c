@@ -57,20 +57,21 @@ view_samples(PyObject *module, PyObject **given, dsb_tensor *points, dsb_tensor 
 static PyObject *
 exact_sinkhorn(PyObject *module, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"", "", "", "", "", "", "", "first", "tolerance", "most", NULL};
-    PyObject *given[6], *out[2] = {NULL, NULL}, *result = NULL;
+    static char *names[] = {"", "", "", "", "", "", "", "first", "tolerance", "most", "keep", NULL};
+    PyObject *given[6], *out[2] = {NULL, NULL}, *every = NULL, *result = NULL;
     dsb_tensor points[2], weight[2], potential[2];
     const char *first = "target";
     long long most = 1000;
+    int keep = 0;
     double *scratch = NULL;
     dsb_sinkhorn s = {.tolerance = 0.0};
     dsb_py_watch watch;
     dsb_status status;
     size_t rows;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOOOOd|$sdL", names, &given[0], &given[1],
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOOOOd|$sdLp", names, &given[0], &given[1],
                                      &given[2], &given[3], &given[4], &given[5], &s.variance,
-                                     &first, &s.tolerance, &most)) {
+                                     &first, &s.tolerance, &most, &keep)) {
         return NULL;
     }
     if (view_samples(module, given, points, weight, potential) < 0) {
@@ -96,7 +97,11 @@ exact_sinkhorn(PyObject *module, PyObject *args, PyObject *kwargs)
         s.end[e] = (dsb_sample){points[e].shape[0], points[e].data, weight[e].data, NULL};
         out[e] = copied(&potential[e], &s.end[e].potential);
     }
-    if (out[0] != NULL && out[1] != NULL) {
+    every = dsb_py_array(DSB_FLOAT64, 2, (int64_t[]){keep ? most : 0, (int64_t)rows}, &s.every);
+    if (!keep) {
+        s.every = NULL;
+    }
+    if (out[0] != NULL && out[1] != NULL && every != NULL) {
         dsb_tick tick = dsb_py_watch_signals(&watch);
 
         status = dsb_sinkhorn_run(dsb_cpu_backend(), &s, tick);
@@ -108,8 +113,8 @@ exact_sinkhorn(PyObject *module, PyObject *args, PyObject *kwargs)
             PyObject *masses = part(s.masses, s.end[s.loose].n);
 
             if (errors != NULL && seconds != NULL && masses != NULL) {
-                result = Py_BuildValue("OOOOOs", out[0], out[1], errors, seconds, masses,
-                                       s.loose == DSB_SOURCE ? "source" : "target");
+                result = Py_BuildValue("OOOOOsO", out[0], out[1], errors, seconds, masses,
+                                       s.loose == DSB_SOURCE ? "source" : "target", every);
             }
             Py_XDECREF(errors);
             Py_XDECREF(seconds);
@@ -118,6 +123,7 @@ exact_sinkhorn(PyObject *module, PyObject *args, PyObject *kwargs)
     }
     Py_XDECREF(out[0]);
     Py_XDECREF(out[1]);
+    Py_XDECREF(every);
     dsb_free(scratch);
     return result;
 }
@@ -205,7 +211,7 @@ exact_pick(PyObject *module, PyObject *args)
 
 PyMethodDef dsb_py_exact_methods[] = {
     {"sinkhorn", (PyCFunction)(void (*)(void))exact_sinkhorn, METH_VARARGS | METH_KEYWORDS,
-     "sinkhorn(x, y, a, b, f, g, variance, *, first, tolerance, most): half steps at one "
+     "sinkhorn(x, y, a, b, f, g, variance, *, first, tolerance, most, keep): half steps at one "
      "variance."},
     {"conditional_mean", exact_mean, METH_VARARGS,
      "conditional_mean(z, y, psi, variance, values): (log normaliser, mean of values) of each "

@@ -161,37 +161,33 @@ def sinkhorn_iterates(
     _check_reach(samples)
     n = integer("n", n, 1, 10**6)
     afford("n", n, 8 * (len(samples.a) + len(samples.b)))
-    f, g = np.zeros(len(samples.a)), np.zeros(len(samples.b))
+    f, g = _start(samples, None)
+    found: list[F64] = []
+    _, _, steps = _fit(samples, (f, g), samples.variance, 0.0, n, found)
     plans: list[Plan] = []
     history: list[Half] = []  # of all plans, each of which knows how much of it is its own
-    for k in range(n):
-        f, g, errors, seconds, _, _ = _core.sinkhorn(
-            samples.x,
-            samples.y,
-            samples.a,
-            samples.b,
-            f,
-            g,
-            samples.variance,
-            first="source" if k % 2 else "target",
-            most=1,
-        )
-        error = float(errors[-1])
-        before = history[-1].seconds if history else 0.0
-        history.append(Half(samples.variance, error, before + float(seconds[-1])))
+    for k, (error, seconds) in enumerate(steps):
+        f, g = (found[k], g) if k % 2 else (f, found[k])
+        history.append(Half(samples.variance, error, seconds))
         plans.append(Plan(samples, f, g, history, error, converged=False))
     return plans
 
 
 def _fit(
-    samples: Samples, start: tuple[F64, F64], variance: float, tolerance: float, most: int
+    samples: Samples,
+    start: tuple[F64, F64],
+    variance: float,
+    tolerance: float,
+    most: int,
+    every: list[F64] | None = None,
 ) -> tuple[F64, F64, list[tuple[float, float]]]:
-    """Potentials after at most `most` half steps at one scale; error and seconds of each."""
+    """Potentials after at most `most` half steps at one scale, the first of which changes g; error and
+    seconds of each. `every` is given the potential that each of them found."""
     first: Literal["source", "target"] = "target"
     (f, g), steps = start, list[tuple[float, float]]()
     while True:
         past = steps[-1][1] if steps else 0.0
-        f, g, errors, seconds, _, first = _core.sinkhorn(
+        f, g, errors, seconds, _, first, kept = _core.sinkhorn(
             samples.x,
             samples.y,
             samples.a,
@@ -202,7 +198,11 @@ def _fit(
             first=first,
             tolerance=tolerance,
             most=min(most - len(steps), CHUNK),
+            keep=every is not None,
         )
+        if every is not None:
+            sizes = (len(f), len(g))
+            every += [row[: sizes[1 - k % 2]].copy() for k, row in enumerate(kept, len(every))]
         told = zip(errors[1:], seconds[1:], strict=True)
         steps += [(float(error), past + float(second)) for error, second in told]
         if len(steps) == most or errors[-1] < tolerance:
