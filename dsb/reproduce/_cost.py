@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ..bridge import Bridge
-from ._machine import Watch
+from ._machine import Watch, memory_in_use
 
 ENOUGH = 0.25  # seconds of an iteration that is timed
 MOST_STEPS = 3200
@@ -21,7 +21,7 @@ class Cost(NamedTuple):
     step: float  # seconds of one, its share of the simulation included
     training: float  # seconds
     evaluation: float  # seconds
-    memory: int  # bytes on top of what the process holds before
+    memory: int  # bytes of the process at its peak, all that it holds besides included
     known: float = 0.0  # seconds of `Experiment.expected`, once for all seeds
     estimates: float = 0.0  # of the seconds of training, those that learned covariances take
 
@@ -37,6 +37,8 @@ def of_training(bridge: Bridge, iterations: int, steps: int) -> Cost:
     core simulates just the pairs that these few steps read. The first half-bridge, which needs none
     where it is in closed form, is left out: one of many.
     """
+    # With the bridge's data and whatever else is kept; nets and cache come on top as they are trained.
+    held = memory_in_use() + bridge.memory()["total"]
     few = min(steps, 4)
     bridge.fit(1, few, progress=False)  # pages of memory, caches
     while True:
@@ -48,7 +50,6 @@ def of_training(bridge: Bridge, iterations: int, steps: int) -> Cost:
         few = min(most, max(2 * few, math.ceil(few * ENOUGH / max(later.seconds, 1e-4))))
     total = later.seconds / few * steps * iterations
     done = 2 * iterations * steps
-    held = bridge.memory()["total"]
     return Cost(bridge.net.n_parameters, done, total / done, total, 0.0, held)
 
 

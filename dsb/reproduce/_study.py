@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import time
@@ -222,6 +223,7 @@ def _work(
     for done, (number, seed) in enumerate(todo, 1):
         entry = report["results"][number]
         began = time.perf_counter()
+        gc.collect()  # the bridge of the seed before, which is part of a cycle
         try:
             entry["seeds"].append(_of(experiment.run(entry["settings"], seed), seed, report, entry))
         except FloatingPointError as error:  # it diverged: a result, and one to be seen
@@ -336,14 +338,14 @@ def _forecast(
 ) -> dict[str, Any]:
     """What is to come, told and returned."""
     counts = [sum(number == i for number, _ in todo) for i in range(len(jobs))]
-    before = _machine.memory_in_use()
-    costs = [
-        experiment.cost(job.settings) if n else None for job, n in zip(jobs, counts, strict=True)
-    ]
-    known = [(job, cost, n) for job, cost, n in zip(jobs, costs, counts, strict=True) if cost]
+    known: list[tuple[Job, Cost, int]] = []
+    for job, n in zip(jobs, counts, strict=True):
+        if n:
+            gc.collect()
+            known.append((job, experiment.cost(job.settings), n))
     once = sum({experiment.decides(job.settings): cost.known for job, cost, _ in known}.values())
     total = sum(cost.seconds * n for _, cost, n in known) + once
-    memory = before + max(cost.memory for _, cost, _ in known)
+    memory = max(cost.memory for _, cost, _ in known)
     lines = [((job.case, job.row), cost, n) for job, cost, n in known]
     say(_report.forecast(experiment.row_head, lines, once, total, memory))
     return {
