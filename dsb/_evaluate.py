@@ -115,6 +115,7 @@ def _measure(bridge: Bridge, argument: str, given: object, how: How) -> Measure:
     if exact is not None:
         return exact
     if callable(given) and not isinstance(given, type) and not _is_law(given):
+        _check_takes_bridge(argument, given)
         return _Own(bridge, argument, given)
     if given is None or isinstance(given, (str, type, Mapping)) or hasattr(given, "fit"):
         raise TypeError(
@@ -136,6 +137,23 @@ def _measure(bridge: Bridge, argument: str, given: object, how: How) -> Measure:
 
 
 # ---- functions of the user ----
+
+
+def _check_takes_bridge(argument: str, function: Callable[..., object]) -> None:
+    """TypeError, before anything is trained, where a call with the bridge alone would fail."""
+    import inspect
+
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # of what is not written in Python nothing may be known
+        return
+    try:
+        signature.bind(None)
+    except TypeError as error:
+        raise TypeError(
+            f"{argument}: expected a function that can be called with the bridge alone, got one with the "
+            f"parameters {signature} ({error})"
+        ) from None
 
 
 class _Own:

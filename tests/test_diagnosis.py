@@ -1,6 +1,8 @@
 """What `evaluate` of fit measures, where it is recorded, and what it leaves as it was."""
 
+import functools
 import json
+import operator
 import struct
 import warnings
 
@@ -317,6 +319,9 @@ def test_held_out_images():
         ((np.zeros((9, 2)),) * 3, ValueError, "evaluate: expected .*pair.*tuple of 3"),
         ((np.zeros((9, 2)), dsb.Gaussian([0.0] * 3, 1.0)), ValueError, r"\[1\]: expected dimension 2"),
         (dsb.Bridge, TypeError, "evaluate: expected a function"),
+        (lambda: 1.0, TypeError, r"evaluate: .* with the bridge alone, .* parameters \(\) \(too many"),
+        ({"a": lambda b, r: 1.0}, TypeError, r"evaluate\['a'\]: .* parameters \(b, r\) .* 'r'"),
+        (lambda *, b: 1.0, TypeError, "evaluate: expected a function that can be called"),
     ],
 )  # fmt: skip
 def test_what_evaluate_may_not_be(given, error, message):
@@ -324,6 +329,20 @@ def test_what_evaluate_may_not_be(given, error, message):
     with pytest.raises(error, match=message):
         bridge.fit(1, STEPS, evaluate=given, progress=False)
     assert bridge.step == bridge.half_bridge == 0
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        lambda b, scale=2.0: scale,
+        lambda *given: 2.0,
+        functools.partial(lambda scale, b: scale, 2.0),
+        operator.attrgetter("dim"),  # of which no parameters are known
+    ],
+)
+def test_functions_that_can_be_called_with_a_bridge(given):
+    history = small().fit(1, STEPS, evaluate={"e": given}, progress=False)
+    np.testing.assert_array_equal(history.errors["e"], [2.0, 2.0])
 
 
 @pytest.mark.parametrize("result", [None, "1", True, [1.0, 2.0], 1j, {"a": None}, {"": 1.0}])
