@@ -56,19 +56,19 @@ def panels(
     names = list(dict.fromkeys(n for history in histories for n in history.errors))
     if name is None:
         chosen = [n for n in names if not is_floor(n)]
+        if not chosen:
+            raise ValueError(
+                "history: expected one with errors, as fit(evaluate=...) records; it has none"
+            )
     else:
         one = isinstance(name, str) or not isinstance(name, Sequence)
         chosen = [str(name)] if one else list(name)
+    wanted = f"name: expected one of the errors recorded, {', '.join(map(repr, names)) or 'none'}"
     if not chosen:
-        raise ValueError(
-            "history: expected one with errors, as fit(evaluate=...) records; it has none"
-        )
+        raise ValueError(f"{wanted}, or several of them, got {shown(name)}")
     for known in chosen:
         if known not in names:
-            told = ", ".join(map(repr, names)) or "none"
-            raise ValueError(
-                f"name: expected one of the errors recorded, {told}, got {shown(known)}"
-            )
+            raise ValueError(f"{wanted}, got {shown(known)}")
     if len(chosen) > 1:
         for argument, given in (("ipf", ipf), ("population", population), ("floor", floor)):
             if given is not None and (argument == "floor" or _is_numbers(given)):

@@ -222,6 +222,10 @@ def test_refusals():
         ValueError, match="name: expected one of the errors recorded, 'kl', 'e', got"
     ):
         plot.convergence(told, "k")
+    with pytest.raises(
+        ValueError, match=r"name: expected .*, 'kl', 'e', or several of them, got \[\]"
+    ):
+        plot.convergence(told, [])
     for wrong in (["kl", "k"], 3, [3]):
         with pytest.raises(ValueError, match="name: expected one of the errors recorded"):
             plot.convergence(told, wrong)
