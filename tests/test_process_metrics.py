@@ -563,6 +563,23 @@ PATHS = PROBLEM.sample_paths(50)
         ),
         (lambda m, b: m.path_energy(b, "both"), ValueError, "velocity: expected one of"),
         (lambda m, b: m.path_energy(b, start="exact"), ValueError, "start: expected one of 'own'"),
+        *(
+            (call, ValueError, "start: expected to be left out where no bridge walks")
+            for call in (
+                lambda m, b: m.path_energy(PROBLEM, start=np.ones((5, 2))),
+                lambda m, b: m.path_gaussian_kl(PROBLEM, PROBLEM, start=np.ones((5, 2))),
+                lambda m, b: m.path_gaussian_kl(PATHS, PROBLEM, start=np.ones((5, 2))),
+                lambda m, b: m.path_kl(b, PROBLEM, under=PROBLEM, start=np.ones((5, 2))),
+                lambda m, b: m.path_kl(b, PROBLEM, under=PATHS, start=np.ones((5, 2))),
+                lambda m, b: m.coupling_error(PROBLEM, PROBLEM, start=np.ones((5, 2))),
+                lambda m, b: m.coupling_error((PATHS[:, 0],) * 2, PROBLEM, start=np.ones((5, 2))),
+            )
+        ),
+        (
+            lambda m, b: m.coupling_error((PATHS[:, 0],) * 2, PROBLEM, start="data"),
+            ValueError,
+            "start: expected one of",
+        ),
         (
             lambda m, b: m.coupling_error((PATHS[:, 0], PATHS[:9, -1]), PROBLEM),
             ValueError,

@@ -117,6 +117,8 @@ def paths_of(
 ) -> F32:
     """Paths of `process` from where `start` says: exact draws, its own, or given points."""
     own = isinstance(start, str) and choice("start", start, ("exact", "own")) == "own"
+    if not process.trained:
+        refuse_start(start)
     if not process.trained or own:
         return process.paths(n, mixed(seed, 0), direction, schedule, None, final_noise)
     if isinstance(start, str):
@@ -129,6 +131,17 @@ def paths_of(
     else:
         begin = samples("start", start, dim=process.dim)
     return process.paths(n, mixed(seed, 0), direction, schedule, begin, final_noise)
+
+
+def refuse_start(start: Start) -> None:
+    """ValueError for points to start from where no paths of a bridge are simulated."""
+    if isinstance(start, str):
+        choice("start", start, ("exact", "own"))
+        return
+    raise ValueError(
+        "start: expected to be left out where no bridge walks, since only the paths of one start where they "
+        f"are told to, got {shown(start)}"
+    )
 
 
 def given_paths(name: str, value: object, dim: int, states: int | None = None) -> F32 | F64:

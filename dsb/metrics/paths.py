@@ -19,6 +19,7 @@ from ._process import (
     Start,
     given_paths,
     paths_of,
+    refuse_start,
     same_dimension,
     schedule_of,
 )
@@ -85,6 +86,7 @@ def path_gaussian_kl(
     least = truth.dim + 1 if full else 2
     if is_array(process):
         grid = schedule_of(schedule, truth)
+        refuse_start(start)
         drawn: F32 | F64 = given_paths("process", process, truth.dim, grid.N + 1)
         many = len(drawn)
     else:
@@ -190,6 +192,7 @@ def _under(
 ) -> F32 | F64:
     """The paths along which a mean is taken, those of `first` where nothing else is said."""
     if under is not None and is_array(under):
+        refuse_start(start)
         return given_paths("under", under, first.dim, grid.N + 1)
     walker = first if under is None else Process("under", under)
     same_dimension(first, walker)
@@ -323,6 +326,7 @@ def coupling_error(
     first: ArrayLike
     last: ArrayLike
     if isinstance(process, tuple) and len(process) == 2:
+        refuse_start(start)
         first, last = process
     elif is_bridge_or_problem(process):
         judged = Process("process", process)
@@ -332,6 +336,7 @@ def coupling_error(
             drawn = paths_of(judged, problem, direction, grid, start, many, seed, final_noise)
             first, last = drawn[:, 0], drawn[:, -1]
         else:
+            refuse_start(start)
             first, last = process.coupling().sample(many, seed=mixed(seed, 0))
     else:
         raise TypeError(
