@@ -149,6 +149,15 @@ def test_memory_is_foretold(tmp_path):
     assert 0.85 < run["spent"]["memory"] / run["forecast"]["memory"] < 1.15
 
 
+def test_one_seed_has_no_error(reports):
+    report = deepcopy(reports("gaussian")[0])
+    assert "Mean ± standard error" in _report.markdown(report)
+    for entry in report["results"]:
+        del entry["seeds"][1:]
+    text = _report.markdown(report)
+    assert "±" not in text and "Every seed:" in text
+
+
 def test_cost_counts_all_steps():
     for iterations, steps in ((3, 1000), (3, 8000), (24, 1000)):
         data = dsb.datasets.toy("moons", 500)

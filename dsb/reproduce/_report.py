@@ -165,12 +165,15 @@ def markdown(report: Report, protocol: bool = True) -> str:
         parts.append(f"**{budget_note(report)}**")
     if not report["complete"]:
         parts.append("Stopped before all seeds were done.")
-    for told in (
-        [[case] for case in cases] if isinstance(report.get("axis"), dict) else [list(cases)]
-    ):
-        entries = [entry for entry in report["results"] if entry["case"] in told]
-        parts.append(_table(report, entries, columns, others))
-    parts.append(_seeds(columns, report))
+    tables = [
+        _table(report, [e for e in report["results"] if e["case"] in told], columns, others)
+        for told in (
+            [[case] for case in cases] if isinstance(report.get("axis"), dict) else [list(cases)]
+        )
+    ]
+    spread = any("±" in text for text in tables)
+    head = "Mean ± standard error over seeds; every seed:" if spread else "Every seed:"
+    parts += [*tables, f"{head}\n\n{_seeds(columns, report)}"]
     sources = sorted({one.source for one in others})
     if sources:
         parts.append("Published: " + "; ".join(sources) + ".")
@@ -229,7 +232,7 @@ def _seeds(columns: Sequence[Column], report: Report) -> str:
     for entry in report["results"]:
         lines.append(f"* {entry['case']}, {entry['row']}")
         lines += [f"  * {seed_line(columns, one)}" for one in entry["seeds"]]
-    return "Mean ± standard error over seeds; every seed:\n\n" + "\n".join(lines)
+    return "\n".join(lines)
 
 
 def _spent(report: Report) -> str:
