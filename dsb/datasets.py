@@ -10,17 +10,17 @@ from numpy.typing import NDArray
 
 from . import _core
 from ._check import F32, F64, choice, integer, nearest, path_of, shown
+from .gaussian import USER_STREAM
 
 U8 = NDArray[np.uint8]
-
-_STREAM = 9  # csrc/base/philox.h, DSB_STREAM_USER; the number of the set stands above its low byte
 
 
 class _Draw:
     """Random numbers of one set: every call is a new counter of Philox, the same on every machine."""
 
     def __init__(self, seed: int, number: int, n: int) -> None:
-        self._seed, self._word, self._n, self._step = seed, _STREAM | number << 8, n, -1
+        # The number of the set stands above the low byte of the stream.
+        self._seed, self._word, self._n, self._step = seed, USER_STREAM | number << 8, n, -1
 
     def uniform(self, columns: int) -> F64:
         self._step += 1

@@ -12,7 +12,7 @@ from .._check import F32, F64, integer
 from .._convergence import marginal_kl
 from ..bridge import Bridge
 from ..exact import GaussianBridge, PopulationDSB
-from ..gaussian import Gaussian
+from ..gaussian import USER_STREAM, Gaussian
 from ..history import DIRECTIONS, Direction, Record
 from ..reference import Brownian
 from ..schedule import Schedule
@@ -23,7 +23,7 @@ from ._report import Column, Published
 from ._setup import Settings
 from ._study import Known, Outcome, Reproduction, Values
 
-_STREAM = 9 | 200 << 8  # csrc/base/philox.h, DSB_STREAM_USER, apart from the data sets
+_STREAM = USER_STREAM | 200 << 8  # apart from the data sets
 
 ABOUT = """\
 N(-.1 1, I) to N(.1 1, I), Brownian reference with T = 1/2 (noise of variance 1 in all), N = 20 steps,
