@@ -110,9 +110,8 @@ class Experiment(ABC):
     def settings(self, case: Any, row: str) -> Settings:
         """All settings of a job at the full budget."""
 
-    @abstractmethod
-    def check(self) -> None:
-        """Raises where something is missing that the run would need: packages, data."""
+    def check(self) -> None:  # noqa: B027
+        """Raises where something is missing that the run would need, packages or data; here nothing."""
 
     def notes(self, results: list[Entry]) -> list[str]:
         """What a reader of these results has to know beside the protocol."""

@@ -107,9 +107,6 @@ class GaussianExperiment(Reproduction):
         told = COMMON | self.rows[row]
         return told | {"problem": told["problem"] | {"dim": case}}
 
-    def check(self) -> None:
-        """Everything it needs is a dependency of the library."""
-
     @classmethod
     def cost(cls, settings: Settings) -> Cost:
         drawn = Drawn(settings, 0)

@@ -157,9 +157,6 @@ class Mixtures(Reproduction):
             "schedule": told["schedule"] | {"T": eps / 2.0},
         }
 
-    def check(self) -> None:
-        """Everything it needs is a dependency of the library."""
-
     @classmethod
     def cost(cls, settings: Settings) -> Cost:
         drawn = Drawn(settings, 0)
