@@ -68,7 +68,7 @@ class Gaussian:
                 f"cov: expected a number or shape ({d},) or ({d}, {d}) to go with a mean of {d} "
                 f"entries, got shape {spread.shape}"
             )
-        _check_covariance(spread)
+        check_covariance("cov", spread)
         centre.flags.writeable = spread.flags.writeable = False
         object.__setattr__(self, "_mean", centre)
         object.__setattr__(self, "_cov", spread)
@@ -177,28 +177,31 @@ def main_variance(data: Rows, scale: float) -> float:
     return float(np.square(gram).sum()) / pairs / total * scale**2 if total > 0 else 0.0
 
 
-def _check_covariance(spread: F64) -> None:
+def check_covariance(name: str, spread: F64) -> None:
+    """ValueError where `spread` is no number, vector or matrix of variances, none of which is 0."""
     if not np.isfinite(spread).all():
-        raise ValueError(f"cov: expected finite numbers, got {spread[~np.isfinite(spread)][0]}")
+        raise ValueError(f"{name}: expected finite numbers, got {spread[~np.isfinite(spread)][0]}")
     if spread.ndim < 2:
         if not (spread > 0).all():
-            raise ValueError(f"cov: expected positive variances, got {spread.min()}")
+            raise ValueError(f"{name}: expected positive variances, got {spread.min()}")
         least, most = float(spread.min()), float(spread.max())
         if not (least**0.5 >= LEAST_STD and most**0.5 <= MOST_STD):
             bad = least if least**0.5 < LEAST_STD else most
-            raise ValueError(f"cov: expected standard deviations {FINITE_SINGLE[8:]}, got {bad:g}")
+            raise ValueError(
+                f"{name}: expected standard deviations {FINITE_SINGLE[8:]}, got {bad:g}"
+            )
         return
     gap = float(np.abs(spread - spread.T).max())
     if gap > 1e-6 * float(np.abs(spread).max()):
         raise ValueError(
-            f"cov: expected a symmetric matrix, got one with |S - S^T| up to {gap:.3g}"
+            f"{name}: expected a symmetric matrix, got one with |S - S^T| up to {gap:.3g}"
         )
     try:
         np.linalg.cholesky(spread)
     except np.linalg.LinAlgError:
         least = float(np.linalg.eigvalsh(spread)[0])
         raise ValueError(
-            f"cov: expected a positive definite matrix, got one with eigenvalue {least:.3g}"
+            f"{name}: expected a positive definite matrix, got one with eigenvalue {least:.3g}"
         ) from None
 
 
