@@ -426,7 +426,7 @@ def test_floors_are_what_exact_paths_measure():
     """On average over 40 samples."""
     exact = dsb.exact.GaussianBridge(*ENDS, STEPPED)
     bridge = between(dsb.Brownian())
-    measure = _evaluate._AgainstGaussian(bridge, lambda n, direction: exact)
+    measure = _evaluate._AgainstGaussian(bridge, lambda n, direction: exact, _evaluate.How())
     found = [measure._errors(exact.sample_paths(500, seed=seed), exact) for seed in range(40)]
     floor = _evaluate.gaussian_floor(exact, 500)
     assert np.mean([e["kl"] for e in found]) == pytest.approx(floor["kl_floor"], rel=0.25)
