@@ -371,7 +371,7 @@ test_options(void)
         c.objective = bits & 4 ? "simplified" : "dsb";
         c.output = (dsb_output)((bits >> 3) % 3);
         c.reuse = bits & 32 ? 3 : 1;
-        c.rate = (dsb_rate){1e-3, bits & 1, bits & 8 ? 0.5 : 0.0};
+        c.rate = (dsb_rate){1e-3, bits & 1, bits & 8 ? 0.5 : 0.0, bits & 32};
         c.adam.ema = bits & 16 ? 0.99f : 0.0f;
         c.prior.factor = bits & 2 ? NULL : factor;
         c.covariance = (dsb_estimate){(dsb_covariance)((bits + bits / 4 + bits / 16) % 4), 256};
