@@ -318,6 +318,23 @@ def test_control_variate():
     assert (ours.std(axis=0) < 1.1 * plain.std(axis=0)).all()
 
 
+@pytest.mark.parametrize("kind", ["scalar", "diagonal", "full"])
+def test_control_variate_that_knows_nothing(kind):
+    """A step much larger than the data's spread: the residual tells nothing of the noise, nor may Q."""
+    given = problem(2, v=np.inf)
+    deviation, step, paths = 0.2, np.array([0.4]), 1024
+    given["ends"][1] = np.zeros(2), deviation**2 * np.eye(2)
+    given["maps"] = dict.fromkeys(DIRECTIONS, (-np.eye(2) / step, np.zeros(2)))  # R = 0, its mean
+    found = []
+    for seed in range(20):
+        options = {"known": False, "steps": step, "seed": seed, "covariance_paths": paths}
+        found.append(matrices(estimated(pending(given, kind, 0, **options))[0], 2)[0])
+    spread = (
+        deviation**2 * (2 / paths) ** 0.5
+    )  # of the mean of squares; of the noise it is 20 times that
+    assert np.abs(np.array(found) - deviation**2 * np.eye(2)).max() < 6 * spread
+
+
 def test_eigenvalues_that_are_raised():
     """Nearly deterministic steps: the bound .05 g, counted; the other directions stay."""
     given = problem(3, v=np.inf)
