@@ -616,7 +616,7 @@ def test_files_that_lie(sound):
     for wrong, message in [
         (lopsided, "backward.covariance.* not symmetric"),
         (endless, "backward.covariance.* NaN or infinity"),
-        (negative, "covariance of step 3 is not positive definite"),
+        (negative, "covariance of step 3 is not finite and positive definite"),
     ]:
         with pytest.raises(ValueError, match=f"lie: .*{message}"):
             dsb.load(rewritten(sound, wrong))
@@ -636,6 +636,26 @@ def test_files_that_lie(sound):
     position = {**plain._core.get_position(), "half_bridge": 1, "step": 20, "steps": 20}
     with pytest.raises(ValueError, match=r"lie: .*no position"):
         dsb.load(rewritten(sound.with_name("plain"), position=position))
+
+
+def test_official_convention(tmp_path):
+    """Fresh nets in every half-bridge; until the next estimate a direction keeps its covariance."""
+    told = {"convention": "official", "net": dsb.MLP.official(), "covariance": "diagonal"}
+    bridge = fitted(**told | {"schedule": dsb.Schedule.linear(5, 0.1, 0.5)})
+    before = bridge.covariance("backward").values
+    bridge.save(tmp_path / "a")
+
+    def stop(bridge, record):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        bridge.fit(1, 20, callback=stop, log_every=1, progress=False)
+    np.testing.assert_array_equal(bridge.covariance("backward").values, before)
+    bridge.fit(0, progress=False)
+    assert (bridge.covariance("backward").values != before).all()
+    whole = dsb.load(tmp_path / "a")
+    whole.fit(1, 20, progress=False)
+    assert_equal_bits(bridge, whole)
 
 
 # ---- what a user meets ----
@@ -710,6 +730,7 @@ def test_what_the_core_refuses():
     for values, error in [
         (np.zeros((N, 2, 2)), FloatingPointError),
         (np.full((N, 2, 2), np.nan), FloatingPointError),
+        (np.full((N, 2, 2), np.inf), FloatingPointError),
         (np.zeros((N, 2)), ValueError),
         (np.zeros((N, 3, 3)), ValueError),
         (np.zeros((N, 2, 2), np.float32), TypeError),
@@ -721,6 +742,9 @@ def test_what_the_core_refuses():
     bridge.set_covariance("forward", None, 0)
     assert bridge.get_covariance("forward")[0] is None
     plain = pending(given, "scalar", 2)
+    for wrong in (0.0, np.nan, np.inf):
+        with pytest.raises(FloatingPointError, match="step 2 is not finite"):
+            plain.set_covariance("forward", np.array([1.0, 1.0, wrong, 1.0]), 0)
     at = plain.get_position()
     plain = _core.Bridge(_core.Net(linear(2)), **gaussian_ends(given["ends"]), steps=G,
                          reference_mean=np.zeros(2, np.float32), reference_precision=0.0)  # fmt: skip

@@ -152,7 +152,7 @@ settle_numbers(const settling *s, int64_t k, double *work)
             q[i] = s->least[k];
             raised++;
         }
-        if (!(q[i] > 0.0)) {
+        if (!(q[i] > 0.0 && q[i] < INFINITY)) {
             return INDEFINITE;
         }
         deviation[i] = (float)sqrt(q[i]);
@@ -180,8 +180,8 @@ count_raised(dsb_noise *noise, const int *raised)
 {
     for (int k = 0; k < noise->n; k++) {
         if (raised[k] == INDEFINITE) {
-            return DSB_FAIL(DSB_ERR_NUMERIC, "the covariance of step %d is not positive definite",
-                            k);
+            return DSB_FAIL(DSB_ERR_NUMERIC,
+                            "the covariance of step %d is not finite and positive definite", k);
         }
         noise->raised += raised[k];
     }

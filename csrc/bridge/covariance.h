@@ -25,8 +25,7 @@ typedef struct dsb_noise {
     dsb_covariance kind;
     int n;
     int64_t dim;
-    double
-        *values; /* host: Q_k, dsb_covariance_size() numbers a step; NULL: nothing was estimated */
+    double *values; /* host: Q_k, dsb_covariance_size() numbers a step; NULL: the reference's */
     float *factors; /* device: L_k, of a step [pitch(dim)] (diagonal) or packed as weights (full) */
     int64_t raised; /* eigenvalues that were below their bound */
 } dsb_noise;
@@ -43,7 +42,7 @@ size_t dsb_noise_bytes(dsb_covariance kind, int n, int64_t dim);
 size_t dsb_noise_work_bytes(dsb_covariance kind, int n, int64_t dim, int workers);
 
 /* Raises the eigenvalues of Q_k below least[k] to it, counting them (`least` NULL: none), and makes the
- * factors. The values are finite. DSB_ERR_NUMERIC where one is not positive definite. */
+ * factors. DSB_ERR_NUMERIC where one is not finite and positive definite. */
 dsb_status dsb_noise_settle(dsb_noise *noise, const double *least, int workers,
                             dsb_watch *watch) DSB_MUST_CHECK;
 

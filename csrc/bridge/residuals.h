@@ -4,8 +4,9 @@
  * Y_{j+1} = H_j(Y_j) + L_j z with covariances Q^H. For trajectory objectives, over paths of their own,
  *     Q^R_j = E[res res^T] + D (Q^H_j - E[nz nz^T]) D^T,  res = Y_j - R(Y_{j+1}),  nz = Y_{j+1} - H_j(Y_j),
  * with the regression D = E[res nz^T] E[nz nz^T]^{-1}: the mean of res res^T with a control variate, as
- * E[nz nz^T] = Q^H_j is known. In small steps res ~ -nz, D ~ -I, and most of the spread cancels. For objectives of end points, over states that are pinned
- * between the ends of paths of their own, with the conditional mean m of the neighbour given the path's start,
+ * E[nz nz^T] = Q^H_j is known. In small steps res ~ -nz, D ~ -I, and most of the spread cancels. For
+ * objectives of end points, over states pinned between the ends of paths of their own, with the conditional
+ * mean m of the neighbour given the path's start,
  *     Q^R_j = Var I + E[(m - R)(m - R)^T],
  * the law of total variance.
  * Ownership: memory of its own while it runs. Threads: one caller; it spreads the work.

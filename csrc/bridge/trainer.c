@@ -280,8 +280,7 @@ estimate_and_end(dsb_bridge *bridge, dsb_watch *watch)
 
     DSB_TRY(prepare_other(bridge));
     generator = bridge->other;
-    if (residuals.supply ==
-        DSB_CLOSED_FORM) { /* pairs were drawn from the reference, whatever net there is */
+    if (residuals.supply == DSB_CLOSED_FORM) { /* of the reference, whatever net there is */
         generator.weights = NULL;
         generator.noise = NULL;
     }
