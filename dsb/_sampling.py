@@ -8,6 +8,7 @@ import numpy as np
 
 from ._build import mixed
 from ._check import F32, MAX_ROWS, afford, array, choice, first_nonfinite, flag, integer, points
+from .gaussian import floats
 from .history import DIRECTIONS, Direction
 from .schedule import Schedule
 
@@ -113,9 +114,7 @@ def _finite(what: str, direction: Direction, result: F32) -> F32:
 def _points(name: str, bridge: Answers, x: object) -> F32:
     """Points given by the user as rows, [n, d]."""
     found, _ = points(name, x, least=1, shape=bridge.shape)
-    if found.dtype == np.uint8:
-        return (found * np.float32(2 / 255) - np.float32(1)).astype(np.float32)
-    return found  # type: ignore[return-value]
+    return floats(found)
 
 
 def _steps(bridge: Answers, schedule: Schedule) -> Any:

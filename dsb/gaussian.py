@@ -210,6 +210,21 @@ def scaling(dtype: object) -> tuple[float, float]:
     return (2.0 / 255.0, -1.0) if str(dtype) == "uint8" else (1.0, 0.0)
 
 
+def floats(found: Rows) -> F32:
+    """Rows as numbers in single precision, bytes on the scale -1 .. 1."""
+    values = np.asarray(found, np.float32)
+    if found.dtype == np.uint8:
+        scale, shift = scaling(found.dtype)
+        values = values * np.float32(scale) + np.float32(shift)
+    return values
+
+
+def exact_floats(name: str, found: Rows, given: object) -> F32 | F64:
+    """The same of the rows that were found in `given`, but double precision stays as it was given."""
+    own = array(name, given)
+    return own.reshape(found.shape) if own.dtype == np.float64 else floats(found)
+
+
 def moments(data: Rows, scale: float, shift: float) -> tuple[F64, float]:
     """Mean and variance (averaged over coordinates) of value * scale + shift, in float64."""
     n = len(data)

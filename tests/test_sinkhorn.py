@@ -215,6 +215,13 @@ def test_not_converged():
     assert plan.error == pytest.approx(measured, rel=1e-3)
 
 
+def test_bytes_are_read_as_a_bridge_reads_them():
+    raw = np.random.default_rng(0).integers(0, 256, (30, 1, 2, 2), dtype=np.uint8)
+    scaled = (raw * np.float32(2 / 255) - 1).astype(np.float32)
+    plan, same = sinkhorn(raw, raw[:20], 0.5), sinkhorn(scaled, scaled[:20], 0.5)
+    np.testing.assert_array_equal(plan.f, same.f)
+
+
 def test_iterates_are_exact_ipf():
     x, y = ends(60, 40, std=3.0)
     for reference, told in [(dsb.Brownian(), (np.zeros(2), 0.0)), (OU, (OU.mean, 1 / 3.0))]:

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .. import _core
-from .._check import F32, F64, afford, array, choice, described, flag, integer, real, rows
-from ..gaussian import scaling
+from .._check import F64, afford, array, choice, described, flag, integer, real, rows
+from ..gaussian import exact_floats
 from ..reference import OU, Brownian
 from ..schedule import Schedule
 from ._reference import ReferenceProcess
@@ -212,18 +212,6 @@ def _fit(
 # ---- what is asked for ----
 
 
-def _floats(name: str, value: ArrayLike, dim: int | None) -> F32 | F64:
-    """Points [n, d]; double precision stays."""
-    found = rows(name, value, least=1, dim=dim)
-    if found.dtype == np.uint8:
-        scale, shift = scaling(found.dtype)
-        return np.asarray(found * np.float32(scale) + np.float32(shift), np.float32)
-    given = np.asarray(value)
-    if given.dtype == np.float64:
-        return np.asarray(given.reshape(found.shape), np.float64)
-    return np.asarray(found, np.float32)
-
-
 def _weights(name: str, value: ArrayLike | None, n: int) -> F64:
     if value is None:
         return np.full(n, 1.0 / n)
@@ -241,8 +229,8 @@ def _samples(
     a: ArrayLike | None,
     b: ArrayLike | None,
 ) -> Samples:
-    source = _floats("x", x, None)
-    target = _floats("y", y, source.shape[1])
+    source = exact_floats("x", rows("x", x, least=1), x)
+    target = exact_floats("y", rows("y", y, least=1, dim=source.shape[1]), y)
     process = ReferenceProcess(
         Brownian() if reference is None else reference, schedule, source.shape[1]
     )

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._build import mixed
-from .._check import F32, F64, MAX_ROWS, array, choice, flag, integer, points, shown
-from ..gaussian import scaling
+from .._check import F32, F64, MAX_ROWS, choice, flag, integer, points, shown
+from ..gaussian import exact_floats
 from ..history import DIRECTIONS, Direction
 
 if TYPE_CHECKING:
@@ -85,11 +85,7 @@ def samples(name: str, value: object, *, least: int = 1, dim: int | None = None)
         raise ValueError(f"{name}: expected at least {least} samples, got {len(found)}")
     if dim is not None and found.shape[1] != dim:
         raise ValueError(f"{name}: expected {dim} columns, got shape {found.shape}")
-    if found.dtype == np.uint8:
-        scale, shift = scaling(found.dtype)
-        return found.astype(np.float32) * np.float32(scale) + np.float32(shift)
-    given = array(name, value)
-    return given.reshape(found.shape) if given.dtype == np.float64 else found  # type: ignore[return-value]
+    return exact_floats(name, found, value)
 
 
 def draw(
