@@ -7,8 +7,8 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 
+#include "base/clock.h"
 #include "cpu/vector.h"
 
 enum { ROWS = 4, COLUMNS = 512, DIMS = 64, MAX_THREADS = 64 };
@@ -66,15 +66,6 @@ once(const job *j)
     }
 }
 
-static double
-now(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 static void *
 work(void *argument)
 {
@@ -82,14 +73,14 @@ work(void *argument)
     double limit = j->seconds, start;
 
     pthread_barrier_wait(j->start);
-    start = now();
+    start = dsb_seconds();
     do {
         for (int i = 0; i < 100; i++) {
             j->x[0] = j->sink * 1e-30f; /* so that no round is left out */
             j->sink = once(j);
         }
         j->pairs += 100.0 * ROWS * COLUMNS;
-        j->seconds = now() - start;
+        j->seconds = dsb_seconds() - start;
     } while (j->seconds < limit);
     return NULL;
 }

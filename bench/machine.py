@@ -15,7 +15,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-PROBE_FLAGS = shlex.split("-std=gnu11 -O2 -ffp-contract=fast")
+PROBE_FLAGS = [*shlex.split("-std=gnu11 -O2 -ffp-contract=fast"), f"-I{ROOT / 'csrc'}"]
 
 
 def say(what: str) -> None:

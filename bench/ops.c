@@ -10,8 +10,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
+#include "base/clock.h"
 #include "base/memory.h"
 #include "ops.h"
 
@@ -158,15 +158,6 @@ reserve_all(bench *b)
 
 /* ---- timing ---- */
 
-static double
-now(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 static void
 run_task(void *context, int64_t task, int worker)
 {
@@ -190,10 +181,10 @@ median_seconds(bench *b)
 
     b->backend->parallel(b->threads, b->images / b->microbatch, run_task, b);
     for (int i = 0; i < b->repeats; i++) {
-        double start = now();
+        double start = dsb_seconds();
 
         b->backend->parallel(b->threads, b->images / b->microbatch, run_task, b);
-        seconds[i] = now() - start;
+        seconds[i] = dsb_seconds() - start;
     }
     qsort(seconds, (size_t)b->repeats, sizeof seconds[0], compare);
     return seconds[b->repeats / 2];

@@ -11,8 +11,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "base/clock.h"
 
 #if defined(__AVX512BF16__) || defined(__AMX_BF16__)
 #include <immintrin.h>
@@ -178,15 +179,6 @@ static const unit units[] = {
 #endif
 };
 
-static double
-now(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 static void *
 work(void *context)
 {
@@ -195,11 +187,11 @@ work(void *context)
 
     j->sink = j->unit->run(j->factor, j->offset); /* until the processor has its frequency */
     pthread_barrier_wait(j->start);
-    start = now();
+    start = dsb_seconds();
     do {
         j->sink = j->unit->run(j->factor, j->offset);
         j->operations += j->unit->operations;
-        j->seconds = now() - start;
+        j->seconds = dsb_seconds() - start;
     } while (j->seconds < limit);
     return NULL;
 }
