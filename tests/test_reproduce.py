@@ -13,6 +13,7 @@ from budgets import BUDGETS, CASES, write_cells
 
 import dsb
 from dsb import cli, reproduce
+from dsb.metrics._estimate import excess
 from dsb.reproduce import _cost, _machine, _report, _setup, _study
 
 METHODS = {"gaussian": "kl", "table2": "w2", "mixtures": "cbw2", "singlecell": "w2"}
@@ -415,8 +416,8 @@ def test_seeds_of_roles_are_all_different():
 
 
 def test_excess_and_mean():
-    assert _setup.excess(0.5, 0.3) == pytest.approx(0.4)
-    assert _setup.excess(0.3, 0.5) == 0.0
+    assert excess(0.5, 0.3) == pytest.approx(0.4)
+    assert excess(0.3, 0.5) == 0.0
     assert _setup.mean_and_error([2.0]) == (2.0, None)
     mean, error = _setup.mean_and_error([1.0, 2.0, 6.0])
     assert mean == 3.0

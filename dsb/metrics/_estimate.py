@@ -148,10 +148,13 @@ def estimate(
     if not floors:
         return Estimate(value, error, *interval, None, None, None, n, repeats)
     floor, floor_error = _mean(floors, shared)
-    excess = value - floor
-    if kind.root(options):
-        excess = math.sqrt(max(value**2 - floor**2, 0.0))
-    return Estimate(value, error, *interval, floor, floor_error, excess, n, repeats)
+    beyond = excess(value, floor) if kind.root(options) else value - floor
+    return Estimate(value, error, *interval, floor, floor_error, beyond, n, repeats)
+
+
+def excess(value: float, floor: float) -> float:
+    """sqrt(max(value^2 - floor^2, 0)): what of a distance two fresh samples do not have."""
+    return math.sqrt(max(value**2 - floor**2, 0.0))
 
 
 def _own_n(metric: Callable[..., Any]) -> int:

@@ -151,8 +151,3 @@ def mean_and_error(values: ArrayLike) -> tuple[float, float | None]:
     if len(found) == 1:
         return float(found[0]), None
     return float(found.mean()), float(found.std(ddof=1) / len(found) ** 0.5)
-
-
-def excess(value: float, floor: float) -> float:
-    """sqrt(max(value^2 - floor^2, 0)): what of a distance two fresh samples do not have."""
-    return float(max(value * value - floor * floor, 0.0) ** 0.5)

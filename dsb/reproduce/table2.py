@@ -15,11 +15,12 @@ from ..datasets import toy
 from ..exact import DiscreteBridge, sinkhorn_iterates
 from ..gaussian import Gaussian
 from ..history import Direction, Record
+from ..metrics._estimate import excess
 from . import _setup
 from ._cost import Cost, of_training, scaled
 from ._machine import Watch
 from ._report import Column, Published
-from ._setup import Settings, excess
+from ._setup import Settings
 from ._study import Known, Outcome, Reproduction, Values
 
 ABOUT = """\
