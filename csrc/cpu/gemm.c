@@ -8,24 +8,9 @@
 
 #include <stdbool.h>
 
-#include "cpu/vector.h"
+#include "cpu/registers.h"
 
 enum {
-    PV = DSB_PANEL / DSB_VL, /* vectors in a panel */
-#if DSB_VL == 16
-    TILE = 8,   /* rows of a tile */
-    PANELS = 2, /* panels of a tile */
-#elif DSB_VL == 8
-    TILE = 6,
-    PANELS = 1,
-#elif defined(__aarch64__)
-    TILE = 5,
-    PANELS = 1,
-#else
-    TILE = 3,
-    PANELS = 1,
-#endif
-    WIDTH = PANELS * PV, /* vectors of a full tile */
     NARROW_ROWS = 4,
     NARROW = 4, /* up to so many outputs a layer's weights are kept as rows, not as panels */
 };
