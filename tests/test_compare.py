@@ -253,6 +253,14 @@ def test_named_problems(problem):
         assert any(isinstance(a, np.ndarray) and not np.array_equal(a, b) for a, b in ends)
 
 
+def test_a_method_that_diverges_is_a_result(tmp_path):
+    """It stands in the report, and the other methods go on."""
+    report = tiny(tmp_path, methods={"wild": {"learning_rate": 1e5}, "tame": {}})
+    wild, tame = (entry["seeds"][0] for entry in report["results"])
+    assert "NaN, infinity or overflow" in wild["failed"]
+    assert tame["values"]["kl"] > 0
+
+
 def test_problems_of_the_table():
     """The numbers that the names stand for."""
     unequal = posed("gaussian-unequal")
@@ -329,7 +337,12 @@ def test_methods_are_settings_of_bridge():
         "learning_rate": 1e-4,
         "lr_schedule": "constant",
     }
-    for shape, kind in (((2,), "full"), ((64,), "full"), ((65,), "scalar"), ((1, 4, 4), "scalar")):
+    for shape, kind in (
+        ((2,), "full"),
+        ((64,), "full"),
+        ((65,), "diagonal"),
+        ((1, 4, 4), "diagonal"),
+    ):
         options = comparison.METHODS["simplified+covariance"].of(shape)
         assert options == {"objective": "simplified", "covariance": kind}
 

@@ -166,16 +166,17 @@ class Comparison(Experiment):
         graph, label = _build.net_of(net, problem.shape, False)
         return label if label == repr(net) else graph.ops
 
-    def bridge(self, case: str, row: str, task: Task, seed: int) -> Bridge:
+    def bridge(self, case: str, row: str, task: Task, seed: int, **changed: Any) -> Bridge:
         """The bridge of one method, which differs from those of the others in its own options alone."""
         problem = self.problems[case]
+        options = self.rows[row].of(problem.shape) | changed
         return Bridge(
             *task.ends,
             schedule=problem.schedule,
             reference=problem.reference,
             net=self._net(problem),
             seed=_setup.seeds(seed)["bridge"],
-            **self.rows[row].of(problem.shape),
+            **options,
         )
 
     def check(self) -> None:
@@ -190,13 +191,17 @@ class Comparison(Experiment):
 
     # ---- forecast ----
 
+    def _to_time(self, case: str, row: str, task: Task) -> Bridge:
+        """A bridge whose weights hardly move: whether a method diverges, its seeds will tell."""
+        return self.bridge(case, row, task, 0, learning_rate=1e-9)
+
     def _timing(self, case: str, row: str, half_bridges: int) -> Timing:
         """Of a method on a problem, measured when it is first asked for."""
         if (case, row) not in self._timings:
             task, seconds = self.problems[case].task(0), self.training.seconds
             enough = 0.02 if seconds is None else min(max(seconds / 100.0, 0.02), 0.5)
             self._timings[case, row] = timed(
-                lambda: self.bridge(case, row, task, 0), half_bridges, enough
+                lambda: self._to_time(case, row, task), half_bridges, enough
             )
         return self._timings[case, row]
 
@@ -208,7 +213,7 @@ class Comparison(Experiment):
         training = timing.seconds(half_bridges, told["steps"])
         learned = settings["bridge"].get("covariance", "reference") != "reference"
         task = self.problems[case].task(0)
-        bridge = self.bridge(case, row, task, 0)
+        bridge = self._to_time(case, row, task)
         both = min(half_bridges, 2)
         _setup.train(bridge, both, 1, lambda given, record: None, progress=False)
         with Watch() as once:

@@ -24,7 +24,7 @@ class Method(NamedTuple):
 
     def of(self, shape: Shape) -> dict[str, Any]:
         """The options for points of this shape."""
-        full = "full" if len(shape) == 1 and shape[0] <= MOST_FULL else "scalar"
+        full = "full" if len(shape) == 1 and shape[0] <= MOST_FULL else "diagonal"
         return {name: full if v is LEARNED else v for name, v in self.options.items()}
 
 
