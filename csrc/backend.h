@@ -220,6 +220,8 @@ typedef struct dsb_adam {
 /* What is summed over pairs of points at squared distance r2: sqrt(r2), or exp(-scale r2). */
 typedef enum dsb_pair_function { DSB_PAIR_DISTANCE, DSB_PAIR_GAUSSIAN } dsb_pair_function;
 
+#define DSB_PAIR_ROWS 64 /* rows of a call, at most */
+
 typedef struct dsb_backend {
     const char *name; /* "cpu" */
     const char *isa;  /* instruction set: "x86-64-v4", ... */
@@ -395,9 +397,12 @@ typedef struct dsb_backend {
 
     /* ---- sums over pairs of points ----
      * Points as rows [n][dim], or in panels: [ceil(n / 16)][dim][16], zero beyond n. */
-    /* The sum of f(|x_r - y_j|^2) over all rows x_r and the first `columns` points of the panels. */
+    /* What pair_sum wants to know of the panels' points: norms [ceil(n / 16)][2][16]. */
+    void (*pair_norms)(dsb_stream *, int64_t n, int64_t dim, const float *panels, float *norms);
+    /* The sum of f(|x_r - y_j|^2) over at most DSB_PAIR_ROWS rows x_r and the first `columns` points of the
+     * panels, each distance to some ten units of its last place; fastest for points around the origin. */
     double (*pair_sum)(dsb_stream *, dsb_pair_function f, float scale, int rows, int64_t dim,
-                       const float *x, int64_t columns, const float *panels);
+                       const float *x, int64_t columns, const float *panels, const float *norms);
     /* out[k][i] = <u_k, x_i>, u [directions][dim]; out is written up to a multiple of 16. */
     void (*project)(dsb_stream *, int64_t n, int64_t dim, const float *panels, int directions,
                     const float *u, float *out, int64_t ldo);

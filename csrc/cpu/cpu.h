@@ -4,8 +4,9 @@
  * pairs,transport}.c are compiled once for each, with -DDSB_ISA=v2, v3, v4 or aarch64, conv and conv_weight
  * also for v4bf16; conv_tile, conv_tile_pack and conv_tile_weight are one family, for amx and twin (tiles in
  * plain C). Each family exports one function that fills its entries of a table. What families share stands in headers:
- * vector.h; lines.h (parts of vectors), wide.h (sums in float64), groups.h (groups of channels); conv_pad.h,
- * conv_run.h, conv_narrow.h, conv_repeat.h (convolutions by vectors); tile.h, conv_tile.h (by tiles).
+ * vector.h; lines.h (parts of vectors), wide.h (sums in float64), groups.h (groups of channels); distance.h (squared
+ * distances); conv_pad.h, conv_run.h, conv_narrow.h, conv_repeat.h (convolutions by vectors); tile.h, conv_tile.h (by
+ * tiles).
  * Ownership: the tables are static. Threads: every function may be called from any thread; a change
  * of instruction set is seen by whoever asks for the backend afterwards.
  */

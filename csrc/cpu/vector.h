@@ -368,16 +368,20 @@ vf_by_sign(vf x, vf a, vf b)
 
 enum { VF_MANY = 4 };
 
+#if DSB_VL == 16
+/* 2^(k/16) */
+static const float vf_sixteenths[16] = {1.0f,        1.04427373f, 1.09050775f, 1.13878858f,
+                                        1.18920708f, 1.24185777f, 1.29683959f, 1.35425556f,
+                                        1.41421354f, 1.47682619f, 1.54221082f, 1.61049032f,
+                                        1.68179286f, 1.75625217f, 1.8340081f,  1.91520655f};
+#endif
+
 /* e = exp(a), -120 <= a <= 0. With sixteen numbers to a vector a = (m + k / 16) ln 2 + r, |r| <= ln 2 / 32: the
  * table holds 2^(k/16), and the instruction that scales takes the whole part of m + k / 16. */
 #if DSB_VL == 16
 DSB_INLINE void
 vf_exp_negative_many(int n, const vf *a, vf *e)
 {
-    static const float roots[16] = {1.0f,        1.04427373f, 1.09050775f, 1.13878858f,
-                                    1.18920708f, 1.24185777f, 1.29683959f, 1.35425556f,
-                                    1.41421354f, 1.47682619f, 1.54221082f, 1.61049032f,
-                                    1.68179286f, 1.75625217f, 1.8340081f,  1.91520655f};
     const float magic = 786432.0f; /* 1.5 * 2^19: adding it rounds to sixteenths */
     vf t[VF_MANY], m[VF_MANY], r[VF_MANY];
 
@@ -397,7 +401,7 @@ vf_exp_negative_many(int n, const vf *a, vf *e)
     DSB_UNROLL
     for (int i = 0; i < n; i++) {
         e[i] = vf_fma(e[i], r[i], vf_splat(1.0f));
-        t[i] = (vf)_mm512_permutexvar_ps((__m512i)t[i], _mm512_loadu_ps(roots));
+        t[i] = (vf)_mm512_permutexvar_ps((__m512i)t[i], _mm512_loadu_ps(vf_sixteenths));
     }
     DSB_UNROLL
     for (int i = 0; i < n; i++) {

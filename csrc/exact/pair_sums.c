@@ -3,8 +3,8 @@
 #include "base/memory.h"
 
 enum {
-    ROWS = 64, /* of a task: with one panel of columns they stay in the first cache up to dim 100 */
-    ENOUGH = 256, /* tasks that keep any number of threads busy */
+    ROWS = DSB_PAIR_ROWS, /* of a task: with two panels of columns they stay in a near cache */
+    ENOUGH = 256,         /* tasks that keep any number of threads busy */
 };
 
 int64_t
@@ -53,6 +53,9 @@ dsb_pairs_init(dsb_pairs *job, const dsb_backend *be, dsb_pair_function f, float
     }
     status = dsb_alloc((size_t)dsb_panels_floats(job->m, dim) * sizeof(float), &job->panels);
     if (status == DSB_OK) {
+        status = dsb_alloc((size_t)(2 * dsb_pitch(job->m)) * sizeof(float), &job->norms);
+    }
+    if (status == DSB_OK) {
         status = dsb_alloc((size_t)dsb_pairs_tasks(job) * sizeof(double), &job->sums);
     }
     if (status != DSB_OK) {
@@ -60,6 +63,7 @@ dsb_pairs_init(dsb_pairs *job, const dsb_backend *be, dsb_pair_function f, float
         return status;
     }
     dsb_panels_pack(job->m, dim, within ? x : y, job->panels);
+    be->pair_norms(NULL, job->m, dim, job->panels, job->norms);
     return DSB_OK;
 }
 
@@ -67,8 +71,10 @@ void
 dsb_pairs_clear(dsb_pairs *job)
 {
     dsb_free(job->panels);
+    dsb_free(job->norms);
     dsb_free(job->sums);
     job->panels = NULL;
+    job->norms = NULL;
     job->sums = NULL;
 }
 
@@ -85,7 +91,7 @@ part(const dsb_pairs *job, int64_t first, int rows, int64_t low, int64_t high)
     return low >= high ? 0.0
                        : job->be->pair_sum(NULL, job->f, job->scale, rows, job->dim,
                                            job->x + first * job->dim, high - low,
-                                           job->panels + low * job->dim);
+                                           job->panels + low * job->dim, job->norms + 2 * low);
 }
 
 void

@@ -21,7 +21,7 @@ typedef struct dsb_pairs {
     bool within; /* the pairs of x with itself, each unordered pair computed once */
     int64_t n, m, dim;
     const float *x;         /* [n, dim] */
-    float *panels;          /* of y, or of x itself */
+    float *panels, *norms;  /* of y, or of x itself */
     int64_t blocks, chunks; /* of rows and of columns; their product is the number of tasks */
     double *sums;           /* of the tasks */
 } dsb_pairs;
