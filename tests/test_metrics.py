@@ -13,6 +13,7 @@ import dsb
 from dsb import _core, metrics
 from dsb.metrics import estimate, generated
 from dsb.metrics._estimate import student
+from dsb.metrics._samples import comparable
 
 SHAPES = [(1, 1), (1, 40), (65, 16), (130, 70), (257, 300)]
 
@@ -52,6 +53,22 @@ def directions(dim, projections=200, seed=0):
 
 def sliced(x, y, p=2, **options):
     return np.mean([line(x @ u, y @ u, p) for u in directions(x.shape[1], **options)]) ** (1 / p)
+
+
+# ---- samples that are compared ----
+
+
+@pytest.mark.parametrize(("n", "m"), [(1, 1), (31, 33), (100, 32), (1, 64)])
+def test_samples_are_moved_to_their_common_mean(n, m):
+    x, y = normal(n, 3, 1), normal(m, 3, 2) + 4.0
+    x[0] = [50.0, 0.0, -7.0]  # an outlier moves the box around the samples, not their mean
+    both = comparable(x, y)
+    centre = (x.mean(axis=0) + y.mean(axis=0)) / 2
+    for moved, given in ((both.x, x), (both.y, y)):
+        assert_allclose(moved * both.unit, given - centre, atol=2e-7 * both.unit)
+    assert 0.5 < max(np.abs(both.x).max(), np.abs(both.y).max()) <= 1
+    same = comparable(np.full((n, 3), 0.1), np.full((m, 3), 0.1))
+    assert not same.x.any() and not same.y.any() and same.unit == 1
 
 
 # ---- sums over pairs ----
