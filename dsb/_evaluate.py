@@ -339,10 +339,10 @@ class _AgainstGaussian:
         """Of paths in the order of t_0 .. t_N."""
         from .metrics import coupling_error, path_gaussian_kl
 
-        return {
-            "kl": path_gaussian_kl(paths, problem, schedule=self._bridge.schedule),
-            "coupling": coupling_error((paths[:, 0], paths[:, -1]), problem),
-        }
+        found = {"kl": path_gaussian_kl(paths, problem, schedule=self._bridge.schedule)}
+        if problem.coupling().cross.any():  # of ends that are independent no share is off
+            found["coupling"] = coupling_error((paths[:, 0], paths[:, -1]), problem)
+        return found
 
 
 def gaussian_floor(problem: Problem, n: int) -> dict[str, float]:
@@ -354,7 +354,10 @@ def gaussian_floor(problem: Problem, n: int) -> dict[str, float]:
     joint = problem.coupling()
     d, square = problem.dim, float(np.square(joint.cross).sum())
     spread = float(np.trace(joint.cov[:d, :d]) * np.trace(joint.cov[d:, d:])) + square
-    return {"kl" + FLOOR: d / n, "coupling" + FLOOR: math.sqrt(spread / (n - 1) / square)}
+    floor = {"kl" + FLOOR: d / n}
+    if square > 0.0:
+        floor["coupling" + FLOOR] = math.sqrt(spread / (n - 1) / square)
+    return floor
 
 
 class _AgainstProcess:

@@ -75,7 +75,7 @@ class Settings(NamedTuple):
         if given["clip"] is not None and real("clip", given["clip"]) != 0:
             clip_of(given["clip"])
         given["precision"] = precision_of(given["precision"])
-        chosen = {k: defaults[k] if v is None else v for k, v in given.items()}
+        chosen: dict[str, Any] = {k: defaults.get(k) if v is None else v for k, v in given.items()}
         return cls(**chosen, beta1=beta1, beta2=beta2, epsilon=eps)._checked()
 
     def _checked(self) -> Settings:

@@ -125,6 +125,8 @@ BAD_BRIDGES = {
         ValueError,
         "convention: .*'gird'; did you mean 'grid'",
     ),
+    "nothing for a name": ((X,), {"objective": None}, TypeError, "objective: expected one of"),
+    "nothing for a number": ((X,), {"refresh": None}, TypeError, "refresh: .*got None"),
     "objective": (
         (X,),
         {"objective": "sdsb"},

@@ -352,6 +352,8 @@ def test_groups_of_methods():
     found = _methods.methods_of(("dsb", "targets"))
     assert list(found) == list(comparison.GROUPS["targets"])
     assert sum(method.half_bridges is not None for method in found.values()) == 1
+    assert "official" in comparison.METHODS  # but in no group, as it refuses some schedules
+    assert not any("official" in group for group in comparison.GROUPS.values())
     assert len(_methods.methods_of("training")) == len(comparison.GROUPS["training"]) > 10
 
 

@@ -434,6 +434,17 @@ def test_floors_are_what_exact_paths_measure():
     assert rms == pytest.approx(floor["coupling_floor"], rel=0.25)
 
 
+def test_independent_ends_have_no_error_of_the_coupling():
+    """A step of v leads to N(m, 2 v I) from anywhere: Cov(X_0, X_N) is 0."""
+    one, reference = dsb.Gaussian([0.0], 1.0), dsb.OU([0.0], 0.5)
+    forgetful = dsb.Schedule([0.5, 0.5])
+    exact = dsb.exact.GaussianBridge(one, one, forgetful, reference)
+    net = dsb.MLP(width=16, depth=1)
+    bridge = dsb.Bridge(one, one, reference=reference, schedule=forgetful, net=net, batch=16)
+    history = bridge.fit(1, 4, evaluate=exact, progress=False)
+    assert set(history.errors) == {"kl", "kl_floor"}
+
+
 @pytest.mark.parametrize(("dim", "square"), [(1, 3.6180340), (2, 6.2360680)])
 def test_the_floor_of_the_coupling_by_hand(dim, square):
     """Between equal normals with 2 T = 1, C = (5^(1/2) - 1) / 2 I: (d^2 + d C^2) / (d C^2) / (n - 1)."""

@@ -67,14 +67,15 @@ TRAINING: dict[str, Method] = {
     "batch-128": Method({"batch": 128}),
     "output-step": Method({"output": "step"}),
     "output-mean": Method({"output": "mean"}),
-    "official": Method({"convention": "official"}),
 }
+# On its own: its convention allows symmetric schedules only, which not every problem has.
+OFFICIAL = {"official": Method({"convention": "official"})}
 GROUPS: dict[str, dict[str, Method]] = {
     "targets": TARGETS,
     "bridge": BRIDGES,
     "training": TRAINING,
 }
-METHODS: dict[str, Method] = {**TARGETS, **TRAINING}
+METHODS: dict[str, Method] = {**TARGETS, **TRAINING, **OFFICIAL}
 
 
 def methods_of(given: Any) -> dict[str, Method]:
